@@ -1,0 +1,1 @@
+"""The commands of the `airfreight` command line, one file per subject; each has a `register(app)`."""
