@@ -1,0 +1,15 @@
+"""A real single-node Kubernetes with KServe, MinIO, a registry and vLLM, for machines that have none.
+
+    python -m devcluster up | down | status | logs | kubectl … | preflight | clean
+
+Everything is built from source by its published name (`binaries/`, `versions.py`), kept in a cache keyed by version, and runs
+in one network namespace from which nothing outside can be reached. Read in this order:
+
+    config.py      where things lie and which addresses they have
+    steps.py       a step, and the runner that runs a graph of them
+    preflight.py   may it run here, and what will it do
+    toolchain.py binaries.py images.py engine.py    what is made once and cached
+    network.py daemons.py pki.py control_plane.py node.py    Kubernetes itself
+    addons.py tenant.py    what runs on it: DNS, MinIO, KServe; Airfreight's own objects
+    demo.py        `make demo`: Airflow on the host, one delivery through REST, the summary
+"""

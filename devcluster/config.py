@@ -1,0 +1,123 @@
+"""Where the embedded cluster's files lie and which addresses it has. Read from the environment once, passed down as a value."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DEFAULT_SUBNET = "198.18.0.0/16"  # RFC 2544 keeps 198.18.0.0/15 for tests of network devices: nobody's real network
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """The layout of one embedded cluster; a machine has at most one.
+
+    Attributes:
+        cache: kept between clusters: binaries, images, wheels, engine. Safe to delete while the cluster is down.
+        state: one cluster's life: keys, etcd, volumes, logs. `down` removes it.
+        subnet: a /16 or larger block that nothing else on this machine uses.
+    """
+
+    cache: Path
+    state: Path
+    subnet: ipaddress.IPv4Network
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Cluster:
+        """Read AIRFREIGHT_CACHE, AIRFREIGHT_CLUSTER_STATE and AIRFREIGHT_CLUSTER_SUBNET; each has a default.
+
+        Raises:
+            ValueError: the subnet is not an IPv4 block of /16 or larger.
+        """
+        default_cache = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "airfreight"
+        subnet = ipaddress.IPv4Network(environment.get("AIRFREIGHT_CLUSTER_SUBNET", DEFAULT_SUBNET))
+        if subnet.prefixlen > 16:
+            raise ValueError(f"AIRFREIGHT_CLUSTER_SUBNET is {subnet}: give a block of /16 or larger, such as {DEFAULT_SUBNET}.")
+        return cls(
+            cache=Path(environment.get("AIRFREIGHT_CACHE", default_cache)),
+            state=Path(environment.get("AIRFREIGHT_CLUSTER_STATE", "/var/lib/airfreight-devcluster")),
+            subnet=subnet,
+        )
+
+    # Names on the host. One cluster a machine, so they are constants.
+    namespace = "airfreight"
+    host_link = "airfreight-host"
+    node_link = "airfreight-node"
+    node_name = "airfreight-node"
+
+    @cached_property
+    def _blocks(self) -> list[ipaddress.IPv4Network]:
+        return list(self.subnet.subnets(new_prefix=20))
+
+    @property
+    def link(self) -> ipaddress.IPv4Network:
+        """The two addresses between the host and the node."""
+        return next(self._blocks[0].subnets(new_prefix=30))
+
+    @property
+    def host_ip(self) -> str:
+        return str(self.link[1])
+
+    @property
+    def node_ip(self) -> str:
+        return str(self.link[2])
+
+    @property
+    def services(self) -> ipaddress.IPv4Network:
+        return self._blocks[1]
+
+    @property
+    def pods(self) -> ipaddress.IPv4Network:
+        return self._blocks[2]
+
+    @property
+    def api_service_ip(self) -> str:
+        return str(self.services[1])
+
+    @property
+    def dns_ip(self) -> str:
+        return str(self.services[10])
+
+    @property
+    def api_url(self) -> str:
+        return f"https://{self.node_ip}:6443"
+
+    @property
+    def registry(self) -> str:
+        """The registry as the host writes to it."""
+        return f"{self.node_ip}:5000"
+
+    # The registry as the node pulls from it: containerd speaks plain http to loopback addresses without being told.
+    node_registry = "127.0.0.1:5000"
+
+    @property
+    def store_url(self) -> str:
+        """MinIO as the host sees it."""
+        return f"http://{self.node_ip}:30900"
+
+    # MinIO as pods see it.
+    store_service_url = "http://minio.minio.svc.cluster.local:9000"
+    hub_service_url = "http://hub.hub.svc.cluster.local:8090"
+
+    @property
+    def bin(self) -> Path:
+        return self.cache / "bin"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The administrator's."""
+        return self.state / "pki" / "admin.kubeconfig"
+
+    @property
+    def airflow_kubeconfig(self) -> Path:
+        """What Airflow gets: the service account airfreight-airflow and nothing more."""
+        return self.state / "airflow.kubeconfig"
+
+    @property
+    def logs(self) -> Path:
+        return self.state / "logs"

@@ -1,0 +1,93 @@
+"""Long-running processes of the cluster: started detached, recognised for certain, stopped by their own id.
+
+A process is remembered as `<state>/run/NAME.json`: {"pid": 123, "started": 456}, the start time in clock ticks since boot
+(proc(5), /proc/PID/stat, field 22). A process id that was given to another process since is recognised and left alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from devcluster.config import Cluster
+from devcluster.shell import DevClusterError
+
+
+def _start_time(pid: int) -> int | None:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if fields[0] == "Z" else int(fields[19])
+
+
+def _record(cluster: Cluster, name: str) -> Path:
+    return cluster.state / "run" / f"{name}.json"
+
+
+def pid_of(cluster: Cluster, name: str) -> int | None:
+    """The id of a process we started and that still runs, or None."""
+    try:
+        known = json.loads(_record(cluster, name).read_text())
+    except (FileNotFoundError, ValueError):
+        return None
+    return known["pid"] if _start_time(known["pid"]) == known["started"] else None
+
+
+def start(
+    cluster: Cluster, name: str, command: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> None:
+    """Start a process in a session of its own, its output in `<state>/logs/NAME.log`; does nothing when it runs already."""
+    if pid_of(cluster, name):
+        return
+    cluster.logs.mkdir(parents=True, exist_ok=True)
+    _record(cluster, name).parent.mkdir(parents=True, exist_ok=True)
+    with (cluster.logs / f"{name}.log").open("ab") as log:
+        process = subprocess.Popen(
+            [str(word) for word in command],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env={**os.environ, **(env or {})}, cwd=cwd,
+        )  # fmt: skip
+    _record(cluster, name).write_text(json.dumps({"pid": process.pid, "started": _start_time(process.pid)}))
+
+
+def check_alive(cluster: Cluster, name: str) -> None:
+    """Raise DevClusterError with the last lines of its log when a process has ended."""
+    if pid_of(cluster, name) is None:
+        log = cluster.logs / f"{name}.log"
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:]) if log.exists() else "(no log)"
+        raise DevClusterError(f"{name} has ended; the last lines of {log}:\n{tail}")
+
+
+def stop(cluster: Cluster, names: Iterable[str], *, grace_s: float = 10) -> None:
+    """End processes and their sessions: SIGTERM, and SIGKILL for those that are still there after grace_s seconds."""
+    pids = {name: pid for name in names if (pid := pid_of(cluster, name))}
+    for pid in pids.values():
+        _signal_group(pid, signal.SIGTERM)
+    deadline = time.monotonic() + grace_s
+    while time.monotonic() < deadline and any(pid_of(cluster, name) for name in pids):
+        _reap(pids.values())
+        time.sleep(0.1)
+    for name, pid in pids.items():
+        _signal_group(pid, signal.SIGKILL)  # the leader, or children that outlived it, as Airflow's do
+        _record(cluster, name).unlink(missing_ok=True)
+    _reap(pids.values())
+
+
+def _reap(pids: Iterable[int]) -> None:
+    for pid in pids:
+        try:
+            os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            continue
+
+
+def _signal_group(pid: int, number: signal.Signals) -> None:
+    try:
+        os.killpg(pid, number)  # each was started as the leader of its own group
+    except ProcessLookupError:
+        return

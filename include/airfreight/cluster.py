@@ -1,0 +1,275 @@
+"""The one file that talks to Kubernetes.
+
+Writes are server-side apply, always dry-run first. There are two field managers: `airfreight` owns what `rendering.py`
+and `runtime.py` render, `airfreight-power` owns the stop annotation and nothing else. So a deploy neither wakes nor
+stops a model. Reads return the API's own JSON as dicts.
+
+Trying again is decided here and nowhere else: what `cluster_errors` calls temporary (a refused connection to the API
+server or to KServe's webhook, 409, 429, 5xx) is tried again for about a minute, then raised as `TemporaryError`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+from urllib.parse import quote
+
+from airfreight.cluster_errors import api_error, is_object_missing, unreachable_error
+from airfreight.errors import RequestError
+from airfreight.observation import FIELD_MANAGER, STOP_ANNOTATION, annotations_of, is_stopped, metadata, name_of
+from airfreight.retry import Patience
+
+log = logging.getLogger(__name__)
+
+POWER_MANAGER = "airfreight-power"
+# About a minute: as long as a restarted KServe webhook takes to come back.
+PATIENCE = Patience(attempts=11, base=1.0, longest=8.0, on_retry=lambda error: log.warning("%s", error))
+# Seconds to connect, seconds to wait for an answer; KServe's webhooks have 10 s each.
+_TIMEOUT = (5.0, 45.0)
+
+
+@dataclass(frozen=True)
+class Resource:
+    """A kind of object as a path sees it.
+
+    Args:
+        group_version: "v1", or "apps/v1".
+        plural: "pods".
+        kind: "Pod", for sentences.
+    """
+
+    group_version: str
+    plural: str
+    kind: str
+
+    def path(self, namespace: str | None = None, name: str | None = None) -> str:
+        """Return the URL path of one object, or of all of them without a name."""
+        root = "/apis" if "/" in self.group_version else "/api"
+        inside = f"/namespaces/{quote(namespace, safe='')}" if namespace else ""
+        return f"{root}/{self.group_version}{inside}/{self.plural}" + (f"/{quote(name, safe='')}" if name else "")
+
+
+INFERENCE_SERVICES = Resource("serving.kserve.io/v1beta1", "inferenceservices", "InferenceService")
+SERVING_RUNTIMES = Resource("serving.kserve.io/v1alpha1", "servingruntimes", "ServingRuntime")
+SERVICE_ACCOUNTS = Resource("v1", "serviceaccounts", "ServiceAccount")
+SECRETS = Resource("v1", "secrets", "Secret")
+CONFIG_MAPS = Resource("v1", "configmaps", "ConfigMap")
+NAMESPACES = Resource("v1", "namespaces", "Namespace")
+CRDS = Resource("apiextensions.k8s.io/v1", "customresourcedefinitions", "CustomResourceDefinition")
+VALIDATING_WEBHOOKS = Resource(
+    "admissionregistration.k8s.io/v1", "validatingwebhookconfigurations", "ValidatingWebhookConfiguration"
+)
+STORAGE_CLASSES = Resource("storage.k8s.io/v1", "storageclasses", "StorageClass")
+ENDPOINT_SLICES = Resource("discovery.k8s.io/v1", "endpointslices", "EndpointSlice")
+_BY_KIND = {resource.kind: resource for resource in (INFERENCE_SERVICES, SERVING_RUNTIMES)}
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What an apply did: whether it changed (or, for a dry run, would change) the object, and the object after it."""
+
+    changed: bool
+    object: dict[str, Any]
+
+
+class Cluster:
+    """A connection to one API server. Thread-safe: it keeps no state but the HTTP pool."""
+
+    def __init__(self, client: Any, patience: Patience = PATIENCE) -> None:
+        self._client = client
+        self._patience = patience
+
+    @classmethod
+    def connect(cls, *, context: str | None = None, patience: Patience = PATIENCE) -> Self:
+        """Connect with KUBECONFIG or, in a pod, with its service account, or else with ~/.kube/config.
+
+        No request is made yet.
+
+        Args:
+            context: of the kubeconfig; None takes its current one.
+            patience: how long temporary failures are tried again.
+        Raises:
+            RequestError: neither is there, or the kubeconfig has no such context.
+        """
+        from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
+
+        from kubernetes import client
+
+        configuration = client.Configuration()
+        try:
+            if context is None and "KUBECONFIG" not in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
+                load_incluster_config(configuration)
+            else:
+                load_kube_config(context=context, client_configuration=configuration)
+        except (ConfigException, OSError) as error:
+            raise RequestError(
+                f"There is no cluster to talk to ({error}); set KUBECONFIG to a kubeconfig, or run in a pod."
+            ) from None
+        configuration.retries = False  # trying again is decided in `_call`
+        return cls(client.ApiClient(configuration), patience)
+
+    @property
+    def server(self) -> str:
+        """URL of the API server."""
+        return str(self._client.configuration.host)
+
+    def get(self, resource: Resource, namespace: str | None, name: str) -> dict[str, Any] | None:
+        """Return one object, or None when it does not exist.
+
+        Raises:
+            RequestError: it may not be read, or the cluster does not know its kind.
+            TemporaryError: the API server does not answer.
+        """
+        return self._call(
+            "GET", resource.path(namespace, name), f"read {_words(resource, namespace, name)}", none_on_404=True
+        )
+
+    def items(self, resource: Resource, namespace: str | None = None, selector: str = "") -> list[dict[str, Any]]:
+        """Return all objects of a kind in a namespace, or in the cluster.
+
+        Args:
+            selector: label selector, such as "app=x".
+        """
+        query = [("labelSelector", selector)] if selector else []
+        doing = f"list {resource.plural} in {namespace or 'the cluster'}"
+        return list((self._call("GET", resource.path(namespace), doing, query) or {}).get("items") or [])
+
+    def version(self) -> dict[str, Any]:
+        """Return what `/version` says: {"major": "1", "minor": "34", "gitVersion": "v1.34.4", ...}."""
+        return self._call("GET", "/version", "read its version") or {}
+
+    def may(self, verb: str, resource: str, namespace: str | None, group: str = "", subresource: str = "") -> bool:
+        """Ask the API server whether the one who asks may do this (a SelfSubjectAccessReview; nothing is stored)."""
+        attributes = {"verb": verb, "resource": resource, "group": group, "subresource": subresource}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {**attributes, **({"namespace": namespace} if namespace else {})}},
+        }
+        path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+        answer = self._call("POST", path, "ask for its own rights", body=review) or {}
+        return bool((answer.get("status") or {}).get("allowed"))
+
+    def apply(self, wanted: Mapping[str, Any], *, dry_run: bool = False) -> Applied:
+        """Apply an InferenceService or a ServingRuntime as manager `airfreight`, after a server-side dry run.
+
+        The dry run passes through all admission, KServe's too, so a refusal leaves the live object as it was.
+
+        Args:
+            wanted: the object, with every field that is ours and no other.
+            dry_run: stop after the dry run.
+        Raises:
+            RequestError: refused, by admission or for want of rights.
+            TemporaryError: the API server or KServe's webhook does not answer.
+        """
+        resource = _BY_KIND[wanted["kind"]]
+        namespace, name = metadata(wanted)["namespace"], name_of(wanted)
+        before = self.get(resource, namespace, name)
+        rehearsed = self._apply(resource, wanted, FIELD_MANAGER, dry_run=True)
+        changed = before is None or _intent(before) != _intent(rehearsed)
+        after = rehearsed if dry_run else self._apply(resource, wanted, FIELD_MANAGER, dry_run=False)
+        return Applied(changed, after)
+
+    def set_stopped(self, namespace: str, name: str, stopped: bool) -> Applied:
+        """Stop or resume an InferenceService through its stop annotation, as manager `airfreight-power`.
+
+        Resuming writes "false" rather than taking the annotation away, because a person may have set it by hand. What
+        is already so is not written: KServe copies the annotation to the pods, and writing it would restart them.
+
+        Raises:
+            RequestError: there is no such InferenceService, or the right is missing.
+        """
+        live = self.get(INFERENCE_SERVICES, namespace, name)
+        if live is None:
+            raise RequestError(
+                f"There is no InferenceService {name} in namespace {namespace}; correct the name, or deliver it first."
+            )
+        if is_stopped(live) == stopped:
+            return Applied(False, live)
+        wanted = {
+            "apiVersion": INFERENCE_SERVICES.group_version,
+            "kind": INFERENCE_SERVICES.kind,
+            "metadata": {
+                "name": name,
+                "namespace": namespace,
+                # Of another life under the same name nothing is stopped: the API server compares it.
+                "uid": metadata(live)["uid"],
+                "annotations": {STOP_ANNOTATION: "true" if stopped else "false"},
+            },
+        }
+        return Applied(True, self._apply(INFERENCE_SERVICES, wanted, POWER_MANAGER, dry_run=False))
+
+    def _apply(self, resource: Resource, wanted: Mapping[str, Any], manager: str, *, dry_run: bool) -> dict[str, Any]:
+        namespace, name = metadata(wanted)["namespace"], name_of(wanted)
+        query = [("fieldManager", manager), ("force", "true"), *([("dryRun", "All")] if dry_run else [])]
+        doing = f"apply {_words(resource, namespace, name)}"
+        answer = self._call(
+            "PATCH",
+            resource.path(namespace, name),
+            doing,
+            query,
+            body=wanted,
+            content_type="application/apply-patch+yaml",
+        )
+        return answer or {}
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        doing: str,
+        query: Sequence[tuple[str, str]] = (),
+        *,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+        none_on_404: bool = False,
+    ) -> dict[str, Any] | None:
+        """Make one request; all of ours are safe to repeat."""
+        return self._patience.call(lambda: self._request(method, path, doing, query, body, content_type, none_on_404))
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        doing: str,
+        query: Sequence[tuple[str, str]],
+        body: Mapping[str, Any] | None,
+        content_type: str,
+        none_on_404: bool,
+    ) -> dict[str, Any] | None:
+        from kubernetes.client import ApiException
+        from urllib3.exceptions import HTTPError
+
+        try:
+            answer = self._client.call_api(
+                path,
+                method,
+                query_params=list(query),
+                header_params={"Accept": "application/json", "Content-Type": content_type},
+                body=body,
+                response_type="object",
+                auth_settings=["BearerToken"],
+                _return_http_data_only=True,
+                _request_timeout=_TIMEOUT,
+            )
+        except ApiException as error:
+            if error.status == 404 and none_on_404 and is_object_missing(error.body or ""):
+                return None
+            if not error.status:  # TLS: the client reports it without a status
+                raise unreachable_error(self.server, str(error.reason)) from None
+            raise api_error(error.status, error.body or "", doing) from None
+        except (HTTPError, OSError) as error:
+            raise unreachable_error(self.server, f"{type(error).__name__}: {error}") from None
+        return answer if isinstance(answer, dict) else None
+
+
+def _intent(thing: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    """What people and we want of an object; its status and versions move on their own."""
+    return thing.get("spec"), metadata(thing).get("labels") or {}, annotations_of(thing)
+
+
+def _words(resource: Resource, namespace: str | None, name: str) -> str:
+    return f"{resource.kind} {name}" + (f" in namespace {namespace}" if namespace else "")

@@ -1,0 +1,178 @@
+"""What a pod of a release that is coming up tells: nothing, something to wait for, or the end.
+
+KServe reads the first pod only, and neither ImagePullBackOff, Unschedulable, OOMKilled nor a failing modelcar ever
+reaches the InferenceService, so the pods themselves are judged here.
+
+Sources: Kubernetes v1.34 `pkg/kubelet/images/types.go` and `pkg/kubelet/kuberuntime/kuberuntime_container.go` for the
+waiting reasons, `pkg/scheduler/framework/types.go` for the scheduler's messages.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+
+from airfreight.observation import (
+    Cause,
+    Failed,
+    FailureKind,
+    KubernetesObject,
+    Limits,
+    Pending,
+    condition,
+    container_statuses,
+    last_lines,
+    name_of,
+    one_line,
+    seconds_since,
+)
+
+SERVER_CONTAINER = "kserve-container"
+INITIALIZER_CONTAINER = "storage-initializer"
+
+_PULL_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "RegistryUnavailable", "ImageInspectError"})
+_PULL_NEVER = frozenset({"InvalidImageName", "ErrImageNeverPull"})
+_CONFIGURATION_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+# What a registry says that no waiting changes; everything else it says (time-outs, 429, 5xx) may heal.
+_PULL_PERMANENT = re.compile(
+    r"not found|manifest unknown|unauthorized|authorization failed|denied|forbidden|no basic auth|invalid reference",
+    re.I,
+)
+_STORE_REFUSES = re.compile(
+    r"\b40[134]\b|Forbidden|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|NoSuch|Not Found", re.I
+)
+
+
+def assess_pod(name: str, pod: KubernetesObject, log: str, now: datetime, limits: Limits) -> Pending | Failed | None:
+    """Judge one pod of the release that is coming up.
+
+    Args:
+        name: the InferenceService's name, for the sentence.
+        log: the last log lines of its model server, or "".
+    """
+    scheduled = condition(pod, "PodScheduled")
+    if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
+        return _unschedulable(name, scheduled, now, limits)
+    scheduled_s = seconds_since(scheduled.get("lastTransitionTime"), now)
+    waiting: Pending | None = None
+    for container in container_statuses(pod):
+        found = _assess_waiting(name, container, scheduled_s, limits) or _assess_end(name, pod, container, log, limits)
+        if isinstance(found, Failed):
+            return found
+        waiting = waiting or found
+    return waiting
+
+
+def assess_evictions(name: str, pods: list[KubernetesObject], limits: Limits) -> Failed | None:
+    """Fail when pods of the release are evicted repeatedly; one eviction is left to the Deployment."""
+    evicted = [pod for pod in pods if (pod.get("status") or {}).get("reason") == "Evicted"]
+    if len(evicted) < limits.evictions:
+        return None
+    said = one_line(evicted[-1]["status"].get("message"))
+    return Failed(
+        f"{name}: {len(evicted)} of its pods were evicted ({said}); free what the node lacks or choose other nodes.",
+        FailureKind.GATE,
+        Cause.EVICTED,
+    )
+
+
+def _unschedulable(name: str, scheduled: KubernetesObject, now: datetime, limits: Limits) -> Pending | Failed:
+    said = one_line(scheduled.get("message")).partition(" preemption:")[0].rstrip(". ")
+    lacking = sorted(set(re.findall(r"Insufficient ([\w./-]*\w)", said)))
+    what = f"no node has enough {' and '.join(lacking)}" if lacking else "no node fits"
+    since = seconds_since(scheduled.get("lastTransitionTime"), now)
+    if since < limits.unschedulable_s:
+        return Pending(f"{name}: {what} for its pod ({said}); waiting {since:.0f} of {limits.unschedulable_s:.0f} s")
+    if lacking:
+        remedy = "free it, add a node that has it, or ask for less"
+    else:
+        remedy = "correct node_selector and tolerations, or add such a node"
+    return Failed(f"{name}: {what} for its pod ({said}); {remedy}.", FailureKind.REQUEST, Cause.UNSCHEDULABLE)
+
+
+def _assess_waiting(
+    name: str, container: KubernetesObject, scheduled_s: float, limits: Limits
+) -> Pending | Failed | None:
+    """Judge a container that has not started: its image, then its configuration."""
+    waiting = (container.get("state") or {}).get("waiting") or {}
+    reason = waiting.get("reason", "")
+    said = one_line(waiting.get("message")) or reason
+    if reason in _PULL_REASONS | _PULL_NEVER:
+        image = container.get("image", "")
+        if reason in _PULL_NEVER or _PULL_PERMANENT.search(said) or scheduled_s >= limits.pull_s:
+            return Failed(
+                f"{name}: the image {image} of {container['name']} cannot be pulled ({said}); correct the image, or "
+                "the pull secrets of the service account.",
+                FailureKind.REQUEST,
+                Cause.IMAGE,
+            )
+        return Pending(f"{name}: the image {image} could not be pulled yet ({said})")
+    if reason in _CONFIGURATION_REASONS:
+        if scheduled_s >= limits.configuration_s:
+            return Failed(
+                f"{name}: the container {container['name']} cannot be started ({said}); correct what it names.",
+                FailureKind.REQUEST,
+                Cause.CONFIGURATION,
+            )
+        return Pending(f"{name}: the container {container['name']} could not be started yet ({said})")
+    return None
+
+
+def _assess_end(
+    name: str, pod: KubernetesObject, container: KubernetesObject, log: str, limits: Limits
+) -> Pending | Failed | None:
+    """Judge a container by how it last ended, if it did and has not recovered since."""
+    state = container.get("state") or {}
+    ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
+    if not ended.get("exitCode") or container.get("ready"):
+        return None
+    who, restarts = container["name"], int(container.get("restartCount", 0))
+    if ended.get("reason") == "OOMKilled":
+        return _out_of_memory(name, pod, who)
+    # KServe's initializer has terminationMessagePolicy FallbackToLogsOnError: the message is the end of a traceback.
+    said = last_lines(ended.get("message") or (log if who == SERVER_CONTAINER else ""))
+    most = limits.initializer_restarts if container["init"] else limits.restarts
+    if "running" in state or restarts < most:
+        return Pending(
+            f"{name}: {who} ended with exit code {ended['exitCode']} and is started again{f' ({said})' if said else ''}"
+        )
+    if container["init"]:
+        return _init_failed(name, who, said or f"exit code {ended['exitCode']}")
+    tail = f"it last said: {said}" if said else f"read the log of {name_of(pod)}."
+    return Failed(
+        f"{name}: {who} crashed {restarts + 1} times, last with exit code {ended['exitCode']}; correct the model or "
+        f"the server's arguments; {tail}",
+        FailureKind.GATE,
+        Cause.CRASH,
+    )
+
+
+def _out_of_memory(name: str, pod: KubernetesObject, who: str) -> Failed:
+    spec = pod.get("spec") or {}
+    limits = {
+        container.get("name"): ((container.get("resources") or {}).get("limits") or {}).get("memory")
+        for container in [*(spec.get("initContainers") or []), *(spec.get("containers") or [])]
+    }
+    if who == INITIALIZER_CONTAINER:
+        remedy = "raise storageInitializer.memoryLimit in KServe's ConfigMap inferenceservice-config"
+    else:
+        remedy = "raise memory, or give the server less to hold"
+    return Failed(
+        f"{name}: {who} was killed for using more memory than its limit ({limits.get(who) or 'none set'}); {remedy}.",
+        FailureKind.GATE,
+        Cause.MEMORY,
+    )
+
+
+def _init_failed(name: str, who: str, said: str) -> Failed:
+    if who != INITIALIZER_CONTAINER:
+        return Failed(
+            f"{name}: the init container {who} fails ({said}); correct what it names.", FailureKind.GATE, Cause.INIT
+        )
+    kind = FailureKind.REQUEST if _STORE_REFUSES.search(said) else FailureKind.TEMPORARY
+    return Failed(
+        f"{name}: the storage-initializer cannot fetch the model ({said}); correct the bucket, or the endpoint and the "
+        "keys in the Secret airfreight-store of its namespace.",
+        kind,
+        Cause.STORAGE,
+    )

@@ -1,0 +1,45 @@
+"""How an Airfreight error ends an Airflow task.
+
+The exit code decides: 2, 3 and 4 fail for good, everything else is tried again (the design's table). The sentence is
+what a person sees as the task's error. It is also left as XCom `failure`, so that the REST API can hand it out without
+reading logs:
+
+    {"exit_code": 2, "kind": "RequestError", "message": "unknown key \"gpu\" in conf: did you mean \"gpus\"?"}
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from airfreight.errors import AirfreightError, GateError, IntegrityError, RequestError, TemporaryError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+FAILURE_KEY = "failure"
+"""XCom key under which a failed try leaves its error."""
+
+_KINDS: dict[int, type[AirfreightError]] = {
+    kind.exit_code: kind for kind in (RequestError, IntegrityError, GateError, TemporaryError)
+}
+
+
+def of_exit_code(code: int, message: str) -> AirfreightError:
+    """The error that a command's exit code stands for; a code we did not choose means: try again."""
+    return _KINDS.get(code, TemporaryError)(message)
+
+
+def end_task(context: Context, error: AirfreightError) -> NoReturn:
+    """End this try with the error's sentence.
+
+    Raises:
+        AirflowFailException: the error cannot heal; Airflow does not retry.
+        AirflowException: the error may heal; Airflow retries as often as the task allows.
+    """
+    failure = {"exit_code": error.exit_code, "kind": type(error).__name__, "message": error.message}
+    context["ti"].xcom_push(key=FAILURE_KEY, value=failure)
+    if isinstance(error, (RequestError, IntegrityError, GateError)):
+        raise AirflowFailException(error.message) from None
+    raise AirflowException(error.message) from None

@@ -1,0 +1,141 @@
+"""A person's request: the conf of a `deliver_model` run, as the form, the REST API and the command line send it.
+
+    {"model": "acme/pong", "revision": "main", "name": "", "namespace": "",   essentials
+     "gpus": 1, "memory": "24Gi", …,                                          the fields of `airfreight.serving.Serving`
+     "question": "ping", "hub_secret": ""}
+
+Pure functions without Airflow. Airflow takes conf keys it does not know without a word and then uses the defaults, so
+`refuse_unknown_keys` runs before the first pod starts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from airfreight.errors import RequestError
+from airfreight.serving import Serving, parse_serving
+from airfreight.source import DEFAULT_REVISION, HubModel, parse_source
+
+SERVICE_NAME_LENGTH = 40
+"""Longest name, in characters: KServe appends `-predictor`, Kubernetes its pod suffixes, and a label ends at 63."""
+
+_DNS_LABEL = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
+
+
+def refuse_unknown_keys(conf: Mapping[str, Any] | None, known: Iterable[str]) -> None:
+    """Check that every key of a run's conf is one the DAG has.
+
+    Raises:
+        RequestError: a key is unknown; the sentence names the nearest right one, e.g.
+            `unknown key "gpu" in conf: did you mean "gpus"? (keys: gpus, model, …)`.
+    """
+    names = sorted(known)
+    unknown = [key for key in (conf or {}) if key not in names]
+    if not unknown:
+        return
+    nearest = [match for key in unknown for match in difflib.get_close_matches(key, names, n=1)]
+    noun = "key" if len(unknown) == 1 else "keys"
+    hint = f"did you mean {_quoted(nearest)}?" if nearest else "remove it." if len(unknown) == 1 else "remove them."
+    raise RequestError(f"unknown {noun} {_quoted(unknown)} in conf: {hint} (keys: {', '.join(names)})")
+
+
+def source_of(params: Mapping[str, Any]) -> str:
+    """The source in Airfreight's notation, e.g. `hf://acme/pong@main`.
+
+    Raises:
+        RequestError: `model` is missing or malformed, or it carries one revision and `revision` another.
+    """
+    return str(_model_of(params))
+
+
+def service_name_of(params: Mapping[str, Any]) -> str:
+    """The InferenceService's name: what the request says, else one derived from the model.
+
+    Derived names hold the owner, so that two owners' models of one name do not replace each other:
+    `Qwen/Qwen2.5-0.5B-Instruct` becomes `qwen-qwen2-5-0-5b-instruct`. A name that had to be cut ends in 6 hex of the
+    whole.
+
+    Raises:
+        RequestError: the name given is no RFC 1035 label of at most 40 characters, or the model is malformed.
+    """
+    name = _text(params, "name")
+    if name:
+        return _dns_label(name, "name", "an InferenceService", SERVICE_NAME_LENGTH)
+    repo_id = _model_of(params).repo_id
+    label = re.sub(r"[^a-z0-9]+", "-", repo_id.lower()).strip("-")
+    if not label[:1].isalpha():
+        label = f"m-{label}".rstrip("-")
+    if len(label) <= SERVICE_NAME_LENGTH:
+        return label
+    digest = hashlib.sha256(repo_id.encode()).hexdigest()[:6]
+    return f"{label[: SERVICE_NAME_LENGTH - 7].rstrip('-')}-{digest}"
+
+
+def namespace_of(params: Mapping[str, Any], default: str) -> str:
+    """The namespace the model is served in.
+
+    Raises:
+        RequestError: it is no RFC 1123 label.
+    """
+    namespace = _text(params, "namespace") or default
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?", namespace):
+        raise RequestError(f'"{namespace}" is no namespace: write small letters, digits and "-", such as "models".')
+    return namespace
+
+
+def serving_of(params: Mapping[str, Any], default_runtime: str) -> str:
+    """The request's serving block as JSON on one line, for `airfreight deploy --serving`.
+
+    Empty fields take the schema's defaults: a form sends an emptied field as null.
+
+    Raises:
+        RequestError: a field has a wrong value, or neither the request nor the site names a runtime.
+    """
+    given = {key: params[key] for key in Serving.model_fields if params.get(key) not in (None, "", [])}
+    serving = parse_serving(given)
+    if serving.runtime is None:
+        if not default_runtime:
+            raise RequestError(
+                "No serving runtime is named: give `runtime` in the request, or set `runtime` in section [airfreight] "
+                "of Airflow's configuration to the ServingRuntime that `airfreight runtime pin` printed."
+            )
+        serving = serving.model_copy(update={"runtime": default_runtime})
+    return json.dumps(serving.model_dump(), sort_keys=True)
+
+
+def _model_of(params: Mapping[str, Any]) -> HubModel:
+    text = _text(params, "model")
+    if not text:
+        raise RequestError('"model" is empty: give the hub\'s name of a model, such as "acme/pong".')
+    asked = _text(params, "revision")
+    if "@" not in text:
+        return parse_source(f"{text}@{asked or DEFAULT_REVISION}")
+    model = parse_source(text)
+    if asked not in ("", DEFAULT_REVISION, model.revision):
+        raise RequestError(
+            f'"model" asks for revision "{model.revision}" and "revision" for "{asked}": give only one of them.'
+        )
+    return model
+
+
+def _dns_label(text: str, key: str, what: str, length: int) -> str:
+    if len(text) > length or not _DNS_LABEL.fullmatch(text):
+        raise RequestError(
+            f'"{text}" in "{key}" is no name for {what}: write at most {length} small letters, digits and "-", '
+            "beginning with a letter."
+        )
+    return text
+
+
+def _text(params: Mapping[str, Any], key: str) -> str:
+    value = params.get(key)
+    return "" if value is None else str(value).strip()
+
+
+def _quoted(words: Iterable[str]) -> str:
+    return ", ".join(f'"{word}"' for word in words)
