@@ -37,7 +37,12 @@ def _build(cluster: Cluster, name: str, key: str, commands: list[list[str]]) -> 
     final.parent.mkdir(parents=True, exist_ok=True)
     go = toolchain.go(cluster)
     with tempfile.TemporaryDirectory(dir=final.parent, prefix=f"{name}-building-") as made:
-        environment = {"CGO_ENABLED": "0", "GOBIN": made, "GOFLAGS": "-trimpath -buildvcs=false", "GOTOOLCHAIN": "local"}
+        environment = {
+            "CGO_ENABLED": "0",
+            "GOBIN": made,
+            "GOFLAGS": "-trimpath -buildvcs=false",
+            "GOTOOLCHAIN": "local",
+        }
         for command in commands:
             words = [word.replace("{out}", made) for word in command]
             run([go, *words], cwd=SOURCE, env=environment, log=cluster.cache / "logs" / f"build-{name}.log")
@@ -86,7 +91,9 @@ def kserve_release(cluster: Cluster) -> Path:
     found = run([go, "list", "-m", "-f", "{{.Dir}}", versions.KSERVE_MODULE], cwd=SOURCE, env={"GOTOOLCHAIN": "local"})
     if not found.strip():  # known by its checksum, its files not downloaded: the binaries came from the cache
         run([go, "mod", "download", versions.KSERVE_MODULE], cwd=SOURCE, env={"GOTOOLCHAIN": "local"})
-        found = run([go, "list", "-m", "-f", "{{.Dir}}", versions.KSERVE_MODULE], cwd=SOURCE, env={"GOTOOLCHAIN": "local"})
+        found = run(
+            [go, "list", "-m", "-f", "{{.Dir}}", versions.KSERVE_MODULE], cwd=SOURCE, env={"GOTOOLCHAIN": "local"}
+        )
     return Path(found.strip())
 
 

@@ -37,7 +37,9 @@ class Cluster:
         default_cache = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "airfreight"
         subnet = ipaddress.IPv4Network(environment.get("AIRFREIGHT_CLUSTER_SUBNET", DEFAULT_SUBNET))
         if subnet.prefixlen > 16:
-            raise ValueError(f"AIRFREIGHT_CLUSTER_SUBNET is {subnet}: give a block of /16 or larger, such as {DEFAULT_SUBNET}.")
+            raise ValueError(
+                f"AIRFREIGHT_CLUSTER_SUBNET is {subnet}: give a block of /16 or larger, such as {DEFAULT_SUBNET}."
+            )
         return cls(
             cache=Path(environment.get("AIRFREIGHT_CACHE", default_cache)),
             state=Path(environment.get("AIRFREIGHT_CLUSTER_STATE", "/var/lib/airfreight-devcluster")),

@@ -96,7 +96,15 @@ def api_answers(cluster: Cluster) -> bool:
     """Whether the API server of a cluster that is up is ready."""
     if not cluster.kubeconfig.exists() or not (cluster.bin / "kubectl").exists():
         return False
-    ready = [cluster.bin / "kubectl", "--kubeconfig", cluster.kubeconfig, "get", "--raw", "/readyz", "--request-timeout=5s"]
+    ready = [
+        cluster.bin / "kubectl",
+        "--kubeconfig",
+        cluster.kubeconfig,
+        "get",
+        "--raw",
+        "/readyz",
+        "--request-timeout=5s",
+    ]
     return succeeds(ready)
 
 

@@ -40,7 +40,12 @@ def pid_of(cluster: Cluster, name: str) -> int | None:
 
 
 def start(
-    cluster: Cluster, name: str, command: Sequence[str | Path], *, env: Mapping[str, str] | None = None, cwd: Path | None = None
+    cluster: Cluster,
+    name: str,
+    command: Sequence[str | Path],
+    *,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
 ) -> None:
     """Start a process in a session of its own, its output in `<state>/logs/NAME.log`; does nothing when it runs already."""
     if pid_of(cluster, name):

@@ -59,7 +59,10 @@ def make(cluster: Cluster) -> str:
         override = Path(name) / "override.txt"
         override.write_text("\n".join(f'{package}; python_version < "3"' for package in LEFT_OUT))
         lock = Path(name) / "requirements.txt"
-        run([uv, "pip", "compile", "--quiet", "--python-version", "3.11", "--override", override, wanted, "-o", lock], log=log)
+        run(
+            [uv, "pip", "compile", "--quiet", "--python-version", "3.11", "--override", override, wanted, "-o", lock],
+            log=log,
+        )
         run([*install, "--requirements", lock], log=log)
         _say_that_it_is_vllm(target)
         _stand_in_for_cuda(target)

@@ -120,7 +120,9 @@ def _hash(inputs: Iterable[Path | str]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _from_files(cluster: Cluster, files: dict[str, Path], config: list[str], base: str = "scratch") -> Callable[[str], None]:
+def _from_files(
+    cluster: Cluster, files: dict[str, Path], config: list[str], base: str = "scratch"
+) -> Callable[[str], None]:
     """A build that puts files on a base and sets the image's configuration (arguments of `buildah config`)."""
 
     def build(tag: str) -> None:
@@ -142,7 +144,11 @@ def build_small(cluster: Cluster) -> str:
         "pause": (Path("/bin/busybox"), "/bin/sleep", ["--cmd", "/bin/sleep infinity"]),
         "coredns": (cluster.bin / "coredns", "/coredns", ["--entrypoint", '["/coredns"]']),
         "minio": (cluster.bin / "minio", "/minio", ["--entrypoint", '["/minio"]']),
-        "kserve-controller": (cluster.bin / "manager", "/manager", ["--entrypoint", '["/manager"]']),
+        "kserve-controller": (
+            cluster.bin / "manager",
+            "/manager",
+            ["--entrypoint", '["/manager"]', "--user", "65532:65532"],
+        ),
     }
     for name, (program, place, config) in programs.items():
         inputs = [str(program.resolve()), *config]  # the binary's directory is named by its own key
@@ -189,7 +195,15 @@ def build_worker(cluster: Cluster) -> str:
     if not wheels.exists():
         wheels.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=wheels.parent, prefix="fetching-") as name:
-            pip = [toolchain.uv(cluster).parent / "pip", "download", "--quiet", "--only-binary", ":all:", "--dest", Path(name) / "w"]
+            pip = [
+                toolchain.uv(cluster).parent / "pip",
+                "download",
+                "--quiet",
+                "--only-binary",
+                ":all:",
+                "--dest",
+                Path(name) / "w",
+            ]
             log = cluster.cache / "logs" / "wheels.log"
             run([*pip, "--require-hashes", "-r", requirements], log=log)
             run([*pip, "setuptools>=77"], log=log)  # builds the airfreight package itself inside the image

@@ -67,8 +67,12 @@ state = "/run/airfreight-devcluster/containerd"
     runtime_type = "io.containerd.runc.v2"
 """)
     path = f"{cluster.bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    daemons.start(cluster, "containerd", inside(cluster, [cluster.bin / "containerd", "--config", config]), env={"PATH": path})
-    wait_until("containerd's socket", lambda: _alive(cluster, "containerd") and socket(cluster).is_socket(), timeout_s=60)
+    daemons.start(
+        cluster, "containerd", inside(cluster, [cluster.bin / "containerd", "--config", config]), env={"PATH": path}
+    )
+    wait_until(
+        "containerd's socket", lambda: _alive(cluster, "containerd") and socket(cluster).is_socket(), timeout_s=60
+    )
     return ""
 
 
@@ -109,16 +113,21 @@ def start_node(cluster: Cluster) -> str:
         "iptables": {"syncPeriod": "10s", "minSyncPeriod": "0s"}, "metricsBindAddress": "", "healthzBindAddress": "",
     }  # fmt: skip
     (cluster.state / "kube-proxy.yaml").write_text(yaml.safe_dump(proxy))
-    daemons.start(cluster, "kube-proxy", inside(cluster, [cluster.bin / "kube-proxy", f"--config={cluster.state / 'kube-proxy.yaml'}"]))
+    daemons.start(
+        cluster,
+        "kube-proxy",
+        inside(cluster, [cluster.bin / "kube-proxy", f"--config={cluster.state / 'kube-proxy.yaml'}"]),
+    )
     admin = f"--kubeconfig={cluster.kubeconfig}"
-    daemons.start(cluster, "kube-router", inside(cluster, [
-        cluster.bin / "kube-router", admin, "--run-firewall=true", "--run-router=false", "--run-service-proxy=false",
-        "--run-loadbalancer=false", f"--hostname-override={cluster.node_name}", f"--service-cluster-ip-range={cluster.services}",
-    ]))  # fmt: skip
     volumes = cluster.state / "volumes"
     volumes.mkdir(parents=True, exist_ok=True)
     daemons.start(cluster, "volumes", inside(cluster, [cluster.bin / "volumes", admin, f"--root={volumes}"]))
     wait_until("the node's Ready condition", lambda: _node_ready(cluster), timeout_s=120)
+    # kube-router ends at once when the node is not known yet.
+    daemons.start(cluster, "kube-router", inside(cluster, [
+        cluster.bin / "kube-router", admin, "--run-firewall=true", "--run-router=false", "--run-service-proxy=false",
+        "--run-loadbalancer=false", f"--hostname-override={cluster.node_name}", f"--service-cluster-ip-range={cluster.services}",
+    ]))  # fmt: skip
     return cluster.node_name
 
 
@@ -189,14 +198,16 @@ def _descendants(pid: int) -> list[int]:
 
 def _unmount_below(directory: Path) -> None:
     points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    for point in sorted((p for p in points if p.startswith(f"{directory}/")), key=len, reverse=True):
+    for point in sorted((p for p in points if Path(p).is_relative_to(directory)), key=len, reverse=True):
         run(["umount", "--lazy", point.encode().decode("unicode_escape")])  # proc(5) writes blanks as \040
 
 
 def _is_ours(cluster: Cluster, handle: Path) -> bool:
     """Whether a pod's network namespace belongs to our pods: it has addresses, and they lie in our subnet."""
     shown = run(["nsenter", f"--net={handle}", "ip", "-json", "-4", "address"]) if _is_namespace(handle) else "[]"
-    addresses = [info["local"] for link in json.loads(shown) for info in link.get("addr_info", []) if link.get("ifname") != "lo"]
+    addresses = [
+        info["local"] for link in json.loads(shown) for info in link.get("addr_info", []) if link.get("ifname") != "lo"
+    ]
     return bool(addresses) and all(ipaddress.ip_address(address) in cluster.subnet for address in addresses)
 
 

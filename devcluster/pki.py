@@ -54,15 +54,15 @@ class Authority:
         usage = [ExtendedKeyUsageOID.CLIENT_AUTH]
         if hosts:
             usage = [ExtendedKeyUsageOID.SERVER_AUTH]
-            builder = builder.add_extension(x509.SubjectAlternativeName([_alternative(host) for host in hosts]), critical=False)
+            builder = builder.add_extension(
+                x509.SubjectAlternativeName([_alternative(host) for host in hosts]), critical=False
+            )
         builder = builder.add_extension(x509.ExtendedKeyUsage(usage), critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
         return Pair(certificate.public_bytes(serialization.Encoding.PEM), _private_pem(key))
 
 
-def _builder(
-    subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey
-) -> x509.CertificateBuilder:
+def _builder(subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -119,7 +119,13 @@ def create(cluster: Cluster) -> str:
         return "present"
     authority = Authority("airfreight-devcluster")
     write_private(directory / "ca.crt", authority.certificate)
-    api_names = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", "localhost")
+    api_names = (
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+        "localhost",
+    )
     api = authority.sign("kube-apiserver", hosts=(*api_names, "127.0.0.1", cluster.node_ip, cluster.api_service_ip))
     to_kubelet = authority.sign("kube-apiserver-kubelet-client", groups=("system:masters",))
     for name, pair in {"apiserver": api, "apiserver-kubelet": to_kubelet}.items():

@@ -30,7 +30,9 @@ def install_packages(cluster: Cluster) -> str:
     if not missing:
         return "present"
     if not shutil.which("apt-get"):
-        raise DevClusterError(f"apt-get is not on PATH: install {' '.join(missing)} with this system's package manager.")
+        raise DevClusterError(
+            f"apt-get is not on PATH: install {' '.join(missing)} with this system's package manager."
+        )
     log = cluster.cache / "logs" / "packages.log"
     environment = {"DEBIAN_FRONTEND": "noninteractive"}
     # -o: another apt may hold the lock, as unattended-upgrades does on a machine that has just booted.
@@ -68,7 +70,10 @@ def python311() -> str:
 
 def _is_311(python: str) -> bool:
     asked = subprocess.run(
-        [python, "-c", "import sys, venv, ensurepip; print(sys.version_info[:2])"], capture_output=True, text=True, check=False
+        [python, "-c", "import sys, venv, ensurepip; print(sys.version_info[:2])"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     return asked.stdout.strip() == "(3, 11)"
 

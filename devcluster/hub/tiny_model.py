@@ -23,8 +23,8 @@ arguments give equal bytes on every machine, so commits, sha256 and versions of 
 machines. Every answer out of `WORDS` shares one tokenizer, and two models that differ in their answer alone differ in
 their last shard alone (the one that holds `lm_head`).
 
-Head size 32 suits vLLM's CPU backend. With `head_dim=16` vLLM starts, lists the model and answers every chat with
-500: the model that is Ready and cannot chat.
+Head size 32 suits vLLM's CPU backend. With `head_dim=16` vLLM 0.32.0 starts, lists the model, answers the first chat
+with 500 and then exits, for its engine is dead: the model that is Ready and cannot chat.
 """
 
 from __future__ import annotations

@@ -37,10 +37,9 @@ def word_tokens(answer: str) -> list[str]:
         ValueError: a word is empty or appears twice; a table of next tokens cannot tell the two apart.
     """
     words = answer.split(" ")
-    tokens = [_spell(word if i == 0 else " " + word) for i, word in enumerate(words)]
-    if "" in words or len(set(tokens)) != len(tokens):
+    if "" in words or len(set(words)) != len(words):
         raise ValueError(f"answer {answer!r}: give words separated by single spaces, none of them twice")
-    return tokens
+    return [_spell(word if i == 0 else " " + word) for i, word in enumerate(words)]
 
 
 def tokenizer_json(words: list[str]) -> dict[str, object]:

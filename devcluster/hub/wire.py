@@ -108,6 +108,8 @@ class Wire(http.server.BaseHTTPRequestHandler):
         self.send_header("RateLimit", headers.pop("RateLimit", f'"resolvers";r=2999;t={RATE_LIMIT_WINDOW_S}'))
         for name, value in headers.items():
             self.send_header(name, value)
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:

@@ -360,7 +360,8 @@ def _answering(url: str) -> Iterator[None]:
         yield
     except httpx2.TransportError as error:
         raise TemporaryError(
-            f"Airflow at {url} does not answer ({error or type(error).__name__}): start it, or set AIRFREIGHT_AIRFLOW_URL."
+            f"Airflow at {url} does not answer ({error or type(error).__name__}): start it, or set "
+            "AIRFREIGHT_AIRFLOW_URL."
         ) from error
 
 

@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AirfreightError as error:
         return _fail(error.message, error.exit_code)
     except typer.TyperException as error:
-        return _fail(_usage_sentence(error), EXIT_USAGE)
+        return _fail(_usage_sentence(error, words), EXIT_USAGE)
     except (KeyboardInterrupt, typer.Abort):
         return _fail(_stopped("Ctrl-C"), EXIT_INTERRUPTED)
     except Terminated:
@@ -84,21 +84,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _options(
-    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Print the version and exit.")] = False,
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         typer.echo(f"airfreight {__version__}")
         raise typer.Exit
 
 
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the command line itself; all act in their callbacks."""
+
+
 def _stopped(by: str) -> str:
-    return f"Stopped by {by} before the work was done: nothing half-made is visible, run the same command again."
+    return f"Stopped by {by} before the work was done: nothing half-made is visible, run it again."
 
 
-def _usage_sentence(error: typer.TyperException) -> str:
+def _usage_sentence(error: typer.TyperException, words: Sequence[str]) -> str:
     context = getattr(error, "ctx", None)
-    command = context.command_path if context is not None else "airfreight"
+    # Where an option lacks its value the parser knows no context; the first word is then the command, if there is one.
+    command = context.command_path if context is not None else " ".join(["airfreight", *words[:1]])
     return f"{error.format_message().strip().rstrip('.')}: see `{command} --help`."
 
 

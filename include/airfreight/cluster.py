@@ -10,12 +10,13 @@ server or to KServe's webhook, 409, 429, 5xx) is tried again for about a minute,
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from airfreight.cluster_errors import api_error, is_object_missing, unreachable_error
 from airfreight.errors import RequestError
@@ -27,8 +28,6 @@ log = logging.getLogger(__name__)
 POWER_MANAGER = "airfreight-power"
 # About a minute: as long as a restarted KServe webhook takes to come back.
 PATIENCE = Patience(attempts=11, base=1.0, longest=8.0, on_retry=lambda error: log.warning("%s", error))
-# Seconds to connect, seconds to wait for an answer; KServe's webhooks have 10 s each.
-_TIMEOUT = (5.0, 45.0)
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,17 @@ _BY_KIND = {resource.kind: resource for resource in (INFERENCE_SERVICES, SERVING
 
 
 @dataclass(frozen=True)
+class Right:
+    """One verb on one resource of one namespace, as RBAC knows it; `group` is "" for core objects."""
+
+    namespace: str
+    verb: str
+    resource: str
+    group: str = ""
+    subresource: str = ""
+
+
+@dataclass(frozen=True)
 class Applied:
     """What an apply did: whether it changed (or, for a dry run, would change) the object, and the object after it."""
 
@@ -94,22 +104,23 @@ class Cluster:
         Raises:
             RequestError: neither is there, or the kubeconfig has no such context.
         """
+        from kubernetes.client import ApiClient, Configuration
         from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
 
-        from kubernetes import client
-
-        configuration = client.Configuration()
+        configuration = Configuration()
         try:
             if context is None and "KUBECONFIG" not in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
                 load_incluster_config(configuration)
             else:
-                load_kube_config(context=context, client_configuration=configuration)
+                # The client reads KUBECONFIG once, when it is imported; named here it is read now.
+                path = os.environ.get("KUBECONFIG")
+                load_kube_config(config_file=path, context=context, client_configuration=configuration)
         except (ConfigException, OSError) as error:
             raise RequestError(
                 f"There is no cluster to talk to ({error}); set KUBECONFIG to a kubeconfig, or run in a pod."
             ) from None
         configuration.retries = False  # trying again is decided in `_call`
-        return cls(client.ApiClient(configuration), patience)
+        return cls(ApiClient(configuration), patience)
 
     @property
     def server(self) -> str:
@@ -141,16 +152,21 @@ class Cluster:
         """Return what `/version` says: {"major": "1", "minor": "34", "gitVersion": "v1.34.4", ...}."""
         return self._call("GET", "/version", "read its version") or {}
 
-    def may(self, verb: str, resource: str, namespace: str | None, group: str = "", subresource: str = "") -> bool:
-        """Ask the API server whether the one who asks may do this (a SelfSubjectAccessReview; nothing is stored)."""
-        attributes = {"verb": verb, "resource": resource, "group": group, "subresource": subresource}
-        review = {
-            "apiVersion": "authorization.k8s.io/v1",
-            "kind": "SelfSubjectAccessReview",
-            "spec": {"resourceAttributes": {**attributes, **({"namespace": namespace} if namespace else {})}},
-        }
-        path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-        answer = self._call("POST", path, "ask for its own rights", body=review) or {}
+    def may(self, right: Right, user: str | None = None) -> bool:
+        """Ask the API server whether somebody may do something; nothing is stored.
+
+        Args:
+            right: what.
+            user: such as "system:serviceaccount:airfreight:airfreight-deployer"; None asks about us, which
+                everybody may.
+        Raises:
+            RequestError: we may not ask about others.
+        """
+        kind = "SelfSubjectAccessReview" if user is None else "SubjectAccessReview"
+        spec: dict[str, Any] = {"resourceAttributes": asdict(right)} | ({"user": user} if user else {})
+        body = {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": spec}
+        path = f"/apis/authorization.k8s.io/v1/{kind.lower()}s"
+        answer = self._call("POST", path, "ask for rights", body=body) or {}
         return bool((answer.get("status") or {}).get("allowed"))
 
     def apply(self, wanted: Mapping[str, Any], *, dry_run: bool = False) -> Applied:
@@ -240,30 +256,39 @@ class Cluster:
         content_type: str,
         none_on_404: bool,
     ) -> dict[str, Any] | None:
-        from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
+        headers = {**self._client.default_headers, "Accept": "application/json", "Content-Type": content_type}
         try:
-            answer = self._client.call_api(
-                path,
+            # The generated client cannot report a TLS failure (its body.decode fails on None), so only its connection
+            # pool and its credentials are used; a token is renewed in the second.
+            self._client.update_params_for_auth(headers, [], ["BearerToken"])
+            answer = self._client.rest_client.pool_manager.request(
                 method,
-                query_params=list(query),
-                header_params={"Accept": "application/json", "Content-Type": content_type},
-                body=body,
-                response_type="object",
-                auth_settings=["BearerToken"],
-                _return_http_data_only=True,
-                _request_timeout=_TIMEOUT,
+                f"{self.server}{path}" + (f"?{urlencode(query)}" if query else ""),
+                headers=headers,
+                body=None if body is None else json.dumps(body),
+                timeout=_timeout(),
             )
-        except ApiException as error:
-            if error.status == 404 and none_on_404 and is_object_missing(error.body or ""):
-                return None
-            if not error.status:  # TLS: the client reports it without a status
-                raise unreachable_error(self.server, str(error.reason)) from None
-            raise api_error(error.status, error.body or "", doing) from None
         except (HTTPError, OSError) as error:
             raise unreachable_error(self.server, f"{type(error).__name__}: {error}") from None
-        return answer if isinstance(answer, dict) else None
+        text = answer.data.decode("utf-8", "replace")
+        if answer.status == 404 and none_on_404 and is_object_missing(text):
+            return None
+        if not 200 <= answer.status < 300:
+            raise api_error(answer.status, text, doing)
+        try:
+            thing: dict[str, Any] = json.loads(text)
+        except ValueError:
+            raise RequestError(f"{self.server} is no Kubernetes API server; correct the kubeconfig.") from None
+        return thing
+
+
+def _timeout() -> Any:
+    """Seconds to connect, seconds to wait for an answer; KServe's webhooks have 10 s each."""
+    from urllib3 import Timeout
+
+    return Timeout(connect=5.0, read=45.0)
 
 
 def _intent(thing: Mapping[str, Any]) -> tuple[Any, Any, Any]:

@@ -1,7 +1,7 @@
 """What a person reads in the log while bytes move: one line at most every five seconds, and one at the end.
 
-    2/7 files, 12.3 of 24.0 MiB, 8.1 MiB/s, ETA 2 s, 1 retry
-    done: 7/7 files (2 already there), 16.2 MiB moved in 3 s, 5.4 MiB/s, 1 retry
+2/7 files, 12.3 of 24.0 MiB, 8.1 MiB/s, ETA 2 s, 1 retry
+done: 7/7 files (2 already there), 16.2 MiB moved in 3 s, 5.4 MiB/s, 1 retry
 """
 
 from __future__ import annotations

@@ -41,7 +41,8 @@ def pin(image: str, template: str, settings: Iterable[str] = (), namespace: str 
         image: `registry/repository@sha256:<64 hex>`; a tag beside the digest is allowed and means nothing.
         template: a name such as "vllm-cpu", or the path of a YAML file of one's own.
         settings: lines "key=value". A key in capitals is an environment variable of the server
-            ("VLLM_CPU_KVCACHE_SPACE=4"), one in small letters an argument ("max-model-len=2048"); each replaces the template's own.
+            ("VLLM_CPU_KVCACHE_SPACE=4"), one in small letters an argument ("max-model-len=2048"); each replaces the
+            template's own.
         namespace: where the runtime is to live; it is no part of the content.
     Raises:
         RequestError: the image is not pinned, there is no such template, or a setting is wrong.

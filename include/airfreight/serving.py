@@ -23,6 +23,7 @@ from decimal import Decimal
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
 
 from airfreight.errors import RequestError
 
@@ -262,33 +263,36 @@ def parse_serving(values: Mapping[str, Any]) -> Serving:
     try:
         return Serving.model_validate(dict(values))
     except ValidationError as error:
-        raise RequestError(f"serving: {first_problem(error, list(Serving.model_fields))}") from None
+        first = error.errors(include_url=False)[0]
+        raise RequestError(f"serving: {problem_sentence(first, list(Serving.model_fields))}") from None
 
 
-def first_problem(error: ValidationError, known: list[str]) -> str:
-    """Say the first problem of a pydantic error in one sentence that starts with the field's name.
+def problem_sentence(problem: ErrorDetails, known: list[str]) -> str:
+    """Say one problem that pydantic found in one sentence that starts with the field's name.
 
     Args:
         known: the names a key may have, for "did you mean".
     """
-    problem = error.errors(include_url=False)[0]
     field = ".".join(str(part) for part in problem["loc"] if isinstance(part, str))
+    start = f"{field}: " if field else ""
     if problem["type"] == "extra_forbidden":
-        return f"{field}: there is no such field{nearest(field.rpartition('.')[2], known)}."
+        return f"{start}there is no such field{nearest(field.rpartition('.')[2], known)}"
     if problem["type"] == "missing":
-        return f"{field}: this field is required."
+        return f"{start}this field is required; add it."
     if problem["type"] == "value_error":
-        return f"{field}: {problem['ctx']['error']}"
-    message = problem["msg"][:1].lower() + problem["msg"][1:]
-    return f"{field}: {message}, not {problem['input']!r}."
+        return f"{start}{problem['ctx']['error']}"
+    if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
+        return f"{start}this is no block of fields; write each as a name, a colon and a value."
+    message = problem["msg"].removeprefix("Input ").rstrip(".")
+    return f"{start}{problem['input']!r} {message}."
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """Return `; did you mean "x"` when a known word is close, else the list of known words."""
+    """Return the end of a sentence: `; did you mean "x"?` when a known word is close, else the list of known words."""
     close = difflib.get_close_matches(word, known, n=1)
     if close:
-        return f'; did you mean "{close[0]}"'
-    return f"; there are {', '.join(known)}" if known else ""
+        return f'; did you mean "{close[0]}"?'
+    return f"; there are {', '.join(known)}." if known else "."
 
 
 def _unique(lines: list[str], key: Callable[[str], str]) -> list[str]:

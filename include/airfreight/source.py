@@ -1,9 +1,9 @@
 """Addresses: where a model comes from and where it goes. Parsing only; nothing here touches a network.
 
-    source        hf://acme/pong@main    acme/pong@main    acme/pong          (revision `main` when none is given)
-    destination   s3://llm-models/       s3://llm-models/team-a/              (the root; each model lies below it)
-    artifact      s3://llm-models/acme/pong/41ab6c1b1c1f/                     (always with its slash: KServe matches by
-                                                                              prefix, and `v1` would also fetch `v10`)
+source        hf://acme/pong@main    acme/pong@main    acme/pong          (revision `main` when none is given)
+destination   s3://llm-models/       s3://llm-models/team-a/              (the root; each model lies below it)
+artifact      s3://llm-models/acme/pong/41ab6c1b1c1f/                     (always with its slash: KServe matches by
+                                                                          prefix, and `v1` would also fetch `v10`)
 """
 
 from __future__ import annotations
@@ -91,7 +91,9 @@ def parse_destination(text: str) -> S3Root:
             f"The destination {text!r} is an {name}:// address, which is not available yet: give s3://bucket/root/."
         )
     if scheme is None or name != "s3":
-        raise RequestError(f"The destination {text!r} is not understood: give the root of a store as s3://bucket/root/.")
+        raise RequestError(
+            f"The destination {text!r} is not understood: give the root of a store as s3://bucket/root/."
+        )
     bucket, _, prefix = rest[scheme.end() :].partition("/")
     if not _BUCKET.fullmatch(bucket) or ".." in bucket:
         raise RequestError(

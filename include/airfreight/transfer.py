@@ -242,6 +242,7 @@ class _Carrier:
             with closing(self._read(file)) as chunks:
                 for part in _parts(chunks, file.size, upload.part_size):
                     self.patience.call(partial(upload.write, part))
+                    del part  # or it would stay in memory while the next one fills
             self.patience.call(upload.commit)
         except BaseException:
             upload.abort()
@@ -296,4 +297,5 @@ def _parts(chunks: Iterator[bytes], size: int, part_size: int) -> Iterator[bytea
             if filled == len(part):
                 left -= filled
                 yield part
+                del part  # before the next one is made: never two in memory
                 part, filled = bytearray(min(part_size, left)), 0

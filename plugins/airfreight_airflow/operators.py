@@ -317,7 +317,7 @@ def _of_api(error: ApiException, connection: str, namespace: str) -> AirfreightE
                 f"The cluster {connection} refuses ({said}): apply the service accounts and roles of "
                 f"include/kubernetes to namespace {namespace}."
             )
-        case 404 if "namespaces" in said:
+        case 404 if 'namespaces "' in said:
             return RequestError(f"There is no namespace {namespace} {connection} for our pods ({said}): create it.")
         case 404:
             return TemporaryError(f"The pod is gone ({said}): somebody deleted it, or its node was lost.")

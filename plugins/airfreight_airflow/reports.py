@@ -110,13 +110,14 @@ class Store:
 
     @contextmanager
     def _answering(self, url: str) -> Iterator[None]:
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 
         through = f"{url} cannot be reached with connection {self._conn_id}"
         try:
             yield
-        except AirflowNotFoundException:
-            raise RequestError(f"There is no connection {self._conn_id}: define it, of type aws.") from None
+        except (AirflowNotFoundException, NoCredentialsError):
+            # Without the connection the provider falls back to the process's own credentials; it seldom has any.
+            raise RequestError(f"{through} (no credentials): define it, of type aws.") from None
         except ClientError as error:
             code = str(error.response.get("Error", {}).get("Code", ""))
             if code in _REFUSALS:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import safetensors
 import tokenizers
-from devcluster.hub.tiny_model import write_model
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from devcluster.hub.tiny_model import write_model
 
 SMALL: dict[str, Any] = {"padding_mb": 1, "shards": 2}
 
@@ -31,11 +32,16 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
+def entries(shard: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Read one shard with the safetensors package: an independent reader of what this package wrote."""
+    return list(safetensors.deserialize(shard.read_bytes()))  # type: ignore[no-untyped-call]
+
+
 def tensors(directory: Path) -> dict[str, np.ndarray]:
-    """Read all shards with the safetensors package; bfloat16 becomes float32 by appending 16 zero bits."""
+    """Read all shards; bfloat16 becomes float32 by appending 16 zero bits."""
     found: dict[str, np.ndarray] = {}
     for shard in sorted(directory.glob("*.safetensors")):
-        for name, entry in safetensors.deserialize(shard.read_bytes()):
+        for name, entry in entries(shard):
             assert entry["dtype"] == "BF16"
             bits = np.frombuffer(bytes(entry["data"]), dtype="<u2").astype(np.uint32) << 16
             found[name] = bits.view(np.float32).reshape(entry["shape"])
@@ -54,7 +60,8 @@ def next_token_logits(weights: dict[str, np.ndarray], token: int) -> np.ndarray:
     """The forward pass of a Qwen2 whose o_proj and down_proj are zero: embedding, RMSNorm, lm_head."""
     embedded = weights["model.embed_tokens.weight"][token].astype(np.float64)
     normed = embedded / np.sqrt(np.mean(embedded**2) + 1e-6) * weights["model.norm.weight"]
-    return weights["lm_head.weight"] @ normed
+    logits: np.ndarray = weights["lm_head.weight"] @ normed
+    return logits
 
 
 def answer_of(directory: Path, text: str = "ping") -> str:
@@ -139,11 +146,7 @@ def test_has_exactly_the_parameters_of_qwen2_in_their_shapes(model: Path) -> Non
 
 def test_index_names_the_shard_of_every_tensor(model: Path) -> None:
     index = read_json(model / "model.safetensors.index.json")
-    held = {
-        name: shard.name
-        for shard in model.glob("*.safetensors")
-        for name, _ in safetensors.deserialize(shard.read_bytes())
-    }
+    held = {name: shard.name for shard in model.glob("*.safetensors") for name, _ in entries(shard)}
     assert index["weight_map"] == held
     assert index["metadata"]["total_size"] == sum(array.size * 2 for array in tensors(model).values())
 
@@ -173,8 +176,10 @@ def test_equal_arguments_give_equal_bytes_and_seeds_do_not(model: Path, tmp_path
 
 
 def test_bytes_are_the_same_on_every_machine(model: Path) -> None:
-    """Pinned: commits and versions of the demo follow from these. A deliberate change of the model changes them here."""
-    assert {name: sha256[:12] for name, sha256 in sha256s(model).items() if name.endswith((".safetensors", "r.json"))} == {
+    """Pinned: commits and versions of the demo follow from these. A deliberate change of the model changes them."""
+    assert {
+        name: sha256[:12] for name, sha256 in sha256s(model).items() if name.endswith((".safetensors", "r.json"))
+    } == {
         "model-00001-of-00002.safetensors": "7b1f257ec8d7",
         "model-00002-of-00002.safetensors": "2338fb28ae11",
         "tokenizer.json": "68cf5c95c112",
@@ -200,9 +205,9 @@ def test_files_are_readable_by_all_whatever_the_umask(tmp_path: Path) -> None:
 
 def test_default_size_is_spread_evenly_over_four_shards(tmp_path: Path) -> None:
     write_model(tmp_path)
-    sizes = [path.stat().st_size for path in sorted(tmp_path.glob("model-*.safetensors"))]
-    assert [path.name for path in sorted(tmp_path.glob("*.safetensors"))][0] == "model-00001-of-00004.safetensors"
-    assert len(sizes) == 4
+    shards = sorted(tmp_path.glob("*.safetensors"))
+    sizes = [shard.stat().st_size for shard in shards]
+    assert [shard.name for shard in shards] == [f"model-0000{i}-of-00004.safetensors" for i in (1, 2, 3, 4)]
     assert sum(sizes) == pytest.approx(24e6, rel=0.02)
     assert max(sizes) / min(sizes) < 1.05
 

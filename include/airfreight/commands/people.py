@@ -114,7 +114,8 @@ def show(api: AirflowApi, dag_id: str, run_id: str) -> None:
             live.clear()
         if live and change.state in _UNDER_WAY:
             continue  # the live line shows it
-        typer.echo(task_line(change.task_id, change.state, change.seconds, change.try_number))
+        seconds = None if change.state in _UNDER_WAY else change.seconds
+        typer.echo(task_line(change.task_id, change.state, seconds, change.try_number))
     if live:
         live.clear()
 
@@ -133,9 +134,8 @@ def summary_lines(summary: RunSummary) -> list[str]:
     copied, deployed = summary.results.get("upload_to_s3"), summary.results.get("deploy")
     if copied:
         lines.append(f"  source    {copied['source']}")
-        lines.append(
-            f"  artifact  {copied['artifact']}  ({copied['size_bytes'] / 1e6:,.1f} MB, moved {copied['moved_bytes'] / 1e6:,.1f} MB)"
-        )
+        size, moved = copied["size_bytes"] / 1e6, copied["moved_bytes"] / 1e6
+        lines.append(f"  artifact  {copied['artifact']}  ({size:,.1f} MB, moved {moved:,.1f} MB)")
     if deployed:
         lines.append(f"  service   {deployed['url']}  (release {deployed['release']})")
     if validated := summary.results.get("validate"):

@@ -48,7 +48,7 @@ class HubSource:
         self._model = model
         self._settings = settings
         self._timeout = timeout
-        self._asked = Asked(model, settings)
+        self._asked = Asked(model, settings, timeout.read or READ_TIMEOUT)
         # `False`: never a token from the environment or a login file of whoever runs this.
         self._headers = build_hf_headers(
             token=settings.token or False, library_name="airfreight", library_version=__version__

@@ -1,9 +1,9 @@
 """What the hub's refusals mean, in one sentence each: huggingface_hub's and httpx2's errors turned into our kinds.
 
-    GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, 401, 403, 404   RequestError     cause and remedy
-    408, 429, 5xx                                                                   TemporaryError   Retry-After kept
-    time-outs, refused and broken connections                                       TemporaryError   names the endpoint
-    a certificate that does not verify, a proxy that refuses, offline mode          RequestError
+GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, 401, 403, 404   RequestError     cause and remedy
+408, 429, 5xx                                                                   TemporaryError   Retry-After kept
+time-outs, refused and broken connections                                       TemporaryError   names the endpoint
+a certificate that does not verify, a proxy that refuses, offline mode          RequestError
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ REMEDY_TOKEN = "put a token of an account with access into Secret airfreight-hub
 
 @dataclass(frozen=True)
 class Asked:
-    """Who asked for what: the facts every sentence needs."""
+    """Who asked for what, and the seconds without a byte after which it gave up: the facts every sentence needs."""
 
     model: HubModel
     settings: HubSettings
+    patience: float = READ_TIMEOUT
 
     @property
     def name(self) -> str:
@@ -63,9 +64,11 @@ class Asked:
             raise RequestError(
                 f"The hub client is switched off by HF_HUB_OFFLINE: unset it where {self.name} is to be read."
             ) from error
+        except httpx2.ConnectTimeout as error:
+            raise self._unreachable(_host(error, self.settings), "no answer in time") from error
         except httpx2.TimeoutException as error:
             raise TemporaryError(
-                f"{self._where} said nothing for {READ_TIMEOUT:.0f} s ({type(error).__name__}): "
+                f"{self._where} said nothing for {self.patience:.0f} s ({type(error).__name__}): "
                 "check the network to it, or try again later."
             ) from error
         except httpx2.ProxyError as error:
@@ -86,7 +89,7 @@ class Asked:
         status = response.status_code
         if status in {408, 425, 429} or status >= 500:
             return self._throttled(status, response.headers)
-        if status in {401, 403} and response.url.host != urlsplit(self.settings.endpoint).hostname:
+        if status in {401, 403} and response.url.netloc != urlsplit(self.settings.endpoint).netloc.encode():
             # A signed address on a storage host that ran out under way; the hub gives a fresh one when asked again.
             return TemporaryError(f"{response.request.url.host} no longer accepts the hub's signed address: try again.")
         return RequestError(self._refusal(error, status, response.headers.get("X-Error-Message") or ""))
@@ -158,11 +161,13 @@ class Asked:
         if isinstance(error, httpx2.UnsupportedProtocol | httpx2.TooManyRedirects):
             return RequestError(f"{self._where} sends requests in circles or nowhere ({said}): check HF_ENDPOINT.")
         if isinstance(error, httpx2.ConnectError):
-            return TemporaryError(
-                f"{self._where} cannot be reached ({host}: {said}): "
-                "check HF_ENDPOINT and the network, or try again later."
-            )
+            return self._unreachable(host, said)
         return TemporaryError(f"The connection to {host} broke ({said}): try again.")
+
+    def _unreachable(self, host: str, said: str) -> TemporaryError:
+        return TemporaryError(
+            f"{self._where} cannot be reached ({host}: {said}): check HF_ENDPOINT and the network, or try again later."
+        )
 
 
 def retry_after(headers: Mapping[str, str], now: datetime) -> float | None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -49,13 +50,13 @@ CONNECTIONS = 16
 NOT_FOUND = {"404", "NoSuchKey", "NotFound"}
 
 
-def part_size(size: int) -> int:
-    """Return the bytes of each part of a file of `size` bytes: 32 MiB, or what keeps it within 10,000 parts.
+def part_size(size: int, least: int = PART_SIZE) -> int:
+    """Return the bytes of each part of a file of `size` bytes: `least`, or what keeps it within 10,000 parts.
 
     Whole MiB. Up to 312 GiB it is 32 MiB; at S3's limit of 5 TiB, 525 MiB, and so is then the memory per file.
     """
     needed = -(-size // PARTS_LIMIT)
-    return max(PART_SIZE, -(-needed // MIB) * MIB)
+    return max(least, -(-needed // MIB) * MIB)
 
 
 def connect(settings: S3Settings) -> S3Client:
@@ -86,12 +87,18 @@ class S3Store:
     Args:
         place: bucket and prefix of this version; the prefix ends in `/`.
         settings: endpoint and credentials.
+        least_part: bytes of a part, where the file's size does not ask for more; S3 takes 5 MiB and up.
         now: the time, to tell dead uploads from living ones.
     """
 
     def __init__(
-        self, place: S3Root, settings: S3Settings, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        place: S3Root,
+        settings: S3Settings,
+        least_part: int = PART_SIZE,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        self._least_part = least_part
         self._place = Place(place, settings)
         self._bucket, self._prefix = place.bucket, place.prefix
         self._now = now
@@ -145,13 +152,13 @@ class S3Store:
             self._client.abort_multipart_upload(Bucket=self._bucket, Key=probed, UploadId=probe["UploadId"])
             self._abort_stale(probed)
             for file in files:
-                if file.size > part_size(file.size):
+                if file.size > self._part_size(file):
                     self._abort_stale(self._prefix + file.path)
 
     def begin(self, file: ManifestFile) -> Upload:
         """See `Store.begin`."""
-        if file.size <= part_size(file.size):
-            return _Single(self, file)
+        if file.size <= self._part_size(file):
+            return _Single(self, file, self._part_size(file))
         with self._place.translated():
             answer = self._client.create_multipart_upload(
                 Bucket=self._bucket,
@@ -181,6 +188,9 @@ class S3Store:
         refuse_other(self.artifact, self.sealed(), manifest)
         return self.artifact
 
+    def _part_size(self, file: ManifestFile) -> int:
+        return part_size(file.size, self._least_part)
+
     def _is_held(self, file: ManifestFile) -> bool:
         with self._place.translated():
             try:
@@ -202,13 +212,42 @@ class S3Store:
                 self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload["UploadId"])
 
 
+class _Readable(io.RawIOBase):
+    """A part as a file, without a copy of it: botocore (1.44, `crt/auth.py`) copies a whole bytearray to sign it."""
+
+    def __init__(self, part: bytearray) -> None:
+        super().__init__()
+        self._view = memoryview(part)
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:
+        count = min(len(target), len(self._view) - self._position)
+        target[:count] = self._view[self._position : self._position + count]
+        self._position += count
+        return count
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._view)}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+
 @dataclass
 class _Single:
     """A file of at most one part: kept in memory, written by one PutObject."""
 
     store: S3Store
     file: ManifestFile
-    part_size: int = PART_SIZE
+    part_size: int
     _content: bytearray = field(default_factory=bytearray)
 
     def write(self, part: bytearray) -> None:
@@ -216,12 +255,11 @@ class _Single:
 
     def commit(self) -> None:
         store = self.store
-        body: Any = self._content  # botocore takes a bytearray as it is; its type stubs do not know
         with store._place.translated():
             store._client.put_object(
                 Bucket=store._bucket,
                 Key=store._prefix + self.file.path,
-                Body=body,
+                Body=_Readable(self._content),
                 ChecksumAlgorithm="CRC64NVME",
                 Metadata=_metadata(self.file),
             )
@@ -234,7 +272,7 @@ class _Multipart:
     """A file of several parts, each sent as it comes."""
 
     def __init__(self, store: S3Store, file: ManifestFile, upload_id: str) -> None:
-        self.part_size = part_size(file.size)
+        self.part_size = store._part_size(file)
         self._store = store
         self._file = file
         self._address: Any = {
@@ -247,10 +285,9 @@ class _Multipart:
 
     def write(self, part: bytearray) -> None:
         number = len(self._parts) + 1
-        body: Any = part
         with self._store._place.translated():
             answer = self._store._client.upload_part(
-                **self._address, PartNumber=number, Body=body, ChecksumAlgorithm="CRC64NVME"
+                **self._address, PartNumber=number, Body=_Readable(part), ChecksumAlgorithm="CRC64NVME"
             )
         self._crc = checksums.crc64nvme(part, self._crc)
         self._parts.append(

@@ -1,9 +1,9 @@
 """What an S3 store's refusals mean, in one sentence each: botocore's errors turned into our kinds.
 
-    NoSuchBucket, InvalidAccessKeyId, SignatureDoesNotMatch, AccessDenied, ...   RequestError     cause and remedy
-    no credentials, a certificate that does not verify                           RequestError
-    429, 5xx, SlowDown, a checksum that did not arrive as it was sent            TemporaryError   Retry-After kept
-    refused and broken connections, time-outs                                    TemporaryError   names the endpoint
+NoSuchBucket, InvalidAccessKeyId, SignatureDoesNotMatch, AccessDenied, ...   RequestError     cause and remedy
+no credentials, a certificate that does not verify                           RequestError
+429, 5xx, SlowDown, a checksum that did not arrive as it was sent            TemporaryError   Retry-After kept
+refused and broken connections, time-outs                                    TemporaryError   names the endpoint
 """
 
 from __future__ import annotations
@@ -17,10 +17,14 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     HTTPClientError,
+    IncompleteReadError,
     NoCredentialsError,
     PartialCredentialsError,
     ProxyConnectionError,
     SSLError,
+)
+from botocore.exceptions import (
+    ConnectionError as BotoConnectionError,
 )
 
 from airfreight.environment import S3Settings
@@ -82,7 +86,7 @@ class Place:
             raise TemporaryError(
                 f"The proxy before {self.settings.where} failed ({_short(error)}): check HTTPS_PROXY and NO_PROXY."
             ) from error
-        except HTTPClientError as error:  # refused, broken, timed out
+        except (HTTPClientError, BotoConnectionError, IncompleteReadError) as error:  # refused, broken, timed out
             raise TemporaryError(
                 f"The object store {self.settings.where} cannot be reached ({type(error).__name__}: {_short(error)}): "
                 "check the endpoint and the network, or try again later."
@@ -107,6 +111,8 @@ class Place:
                 f"{where} refused the credentials for bucket {bucket} ({code}): put a valid AWS_ACCESS_KEY_ID and "
                 "AWS_SECRET_ACCESS_KEY into Secret airfreight-store."
             )
+        if code == "RequestTimeTooSkewed":
+            return f"The clock of this machine differs from that of {where} by more than 15 minutes: set it right."
         if code in DENIED or status in {401, 403}:
             return (
                 f"{where} denied {error.operation_name} in {self.root} ({code}): give the user of Secret "
@@ -114,8 +120,6 @@ class Place:
             )
         if code in WRONG_REGION or status in {301, 307}:
             return f"Bucket {bucket} at {where} is in another region ({code}): set AWS_DEFAULT_REGION to it."
-        if code == "RequestTimeTooSkewed":
-            return f"The clock of this machine differs from that of {where} by more than 15 minutes: set it right."
         said = " ".join(str(error.response.get("Error", {}).get("Message", "")).split()) or "no reason given"
         return (
             f"{where} refused {error.operation_name} in {self.root} ({code}: {said}): check endpoint and destination."

@@ -1,0 +1,211 @@
+"""The command line of the embedded cluster; see the package's docstring."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from devcluster import (
+    addons,
+    binaries,
+    control_plane,
+    daemons,
+    engine,
+    images,
+    network,
+    node,
+    pki,
+    preflight,
+    tenant,
+    toolchain,
+)
+from devcluster.config import Cluster
+from devcluster.shell import DevClusterError
+from devcluster.steps import Step, run_steps, say
+
+STEPS = (
+    Step("packages", "install Debian packages", toolchain.install_packages),
+    Step("network", "make the cluster's network", network.create, ("packages",)),
+    Step("registry", "start the registry", images.start_registry, ("network",)),
+    Step("pki", "make keys and certificates", pki.create),
+    Step("credentials", "make passwords", addons.make_credentials),
+    # One after the other: each compiler run uses every core by itself.
+    Step("kubernetes", "build Kubernetes, KServe and CoreDNS", binaries.build_kubernetes, ("packages",)),
+    Step("containerd", "build containerd", binaries.build_containerd, ("kubernetes",)),
+    Step("minio", "build MinIO", binaries.build_minio, ("containerd",)),
+    Step("engine", "install vLLM for CPU", engine.make, ("packages",)),
+    Step("base", "make the base image", images.build_base, ("registry",)),
+    Step("worker", "build the worker image", images.build_worker, ("base",)),
+    Step("hub-image", "build the hub image", images.build_hub, ("base",)),
+    Step("runtime-image", "build the model server image", images.build_runtime, ("base", "engine")),
+    Step(
+        "initializer-image",
+        "build the storage initializer image",
+        images.build_storage_initializer,
+        ("base", "kubernetes"),
+    ),
+    Step("small-images", "build the cluster's own images", images.build_small, ("registry", "minio")),
+    Step("etcd", "start etcd", control_plane.start_etcd, ("kubernetes", "network", "pki")),
+    Step("api-server", "start the API server", control_plane.start_api_server, ("etcd",)),
+    Step("controllers", "start the controllers", control_plane.start_controllers, ("api-server",)),
+    Step("runtime", "start containerd", node.start_containerd, ("containerd", "network")),
+    Step("node", "start the node", node.start_node, ("api-server", "runtime", "small-images")),
+    Step("dns", "install DNS and storage", addons.install_dns_and_storage, ("node", "controllers")),
+    Step("store", "install MinIO", addons.install_minio, ("dns", "credentials")),
+    Step("hub", "install the stand-in hub", addons.install_hub, ("dns", "hub-image", "credentials")),
+    Step("kserve", "install KServe", addons.install_kserve, ("dns", "initializer-image")),
+    Step("tenant", "install Airfreight's own objects", tenant.install, ("kserve", "store", "worker", "runtime-image")),
+)
+CORE = ("containerd", *control_plane.NAMES, "kubelet", "kube-proxy", "kube-router", "volumes")
+ALL = (
+    "airflow",
+    "proxy",
+    "kubelet",
+    "kube-proxy",
+    "kube-router",
+    "volumes",
+    *reversed(control_plane.NAMES),
+    "containerd",
+    "registry",
+)
+
+
+@contextmanager
+def lock(cluster: Cluster) -> Iterator[None]:
+    """One `up` or `down` at a time on a machine."""
+    path = cluster.cache / "lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("  · another `up` or `down` is at work; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def up(cluster: Cluster) -> None:
+    """Bring the cluster up, from whatever state the machine is in.
+
+    Raises:
+        DevClusterError: it cannot run here, or a step failed.
+    """
+    start = time.monotonic()
+    machine = preflight.look(cluster)
+    say(preflight.announcement(machine, cluster))
+    reasons = preflight.refusals(machine, cluster)
+    if reasons:
+        raise DevClusterError("this machine cannot run the embedded cluster:\n  " + "\n  ".join(reasons))
+    with lock(cluster):
+        if _is_broken(cluster):
+            say("  · a cluster from before is incomplete: clearing it")
+            _clear(cluster)
+        run_steps(cluster, STEPS)
+    say(f"The cluster is up ({time.monotonic() - start:.0f} s).")
+
+
+def _is_broken(cluster: Cluster) -> bool:
+    """Whether something of a former cluster is there but not all of it: a crash, a reboot, a kill."""
+    started = (cluster.state / "run" / "etcd.json").exists() or node.socket(cluster).exists()
+    return started and not all(daemons.pid_of(cluster, name) for name in CORE)
+
+
+def down(cluster: Cluster) -> None:
+    """Stop the cluster and remove all of it but the caches; safe in any state."""
+    with lock(cluster):
+        _clear(cluster)
+    say("The cluster is down; the caches are kept (make clean removes them).")
+
+
+def _clear(cluster: Cluster) -> None:
+    daemons.stop(cluster, ALL)
+    node.remove_leftovers(cluster)
+    network.remove(cluster)
+    shutil.rmtree(cluster.state, ignore_errors=False) if cluster.state.exists() else None
+
+
+def status(cluster: Cluster) -> bool:
+    """Print what runs; True when the whole cluster does."""
+    running = {name: daemons.pid_of(cluster, name) for name in ALL}
+    for name, pid in running.items():
+        say(f"  {'✓' if pid else '·'} {name:<24} {f'pid {pid}' if pid else 'not running'}")
+    ready = control_plane.api_answers(cluster)
+    say(f"  {'✓' if ready else '✗'} {'API server answers':<24} {cluster.api_url if ready else ''}")
+    if ready:
+        say(control_plane.kubectl(cluster, "get", "pods,inferenceservices", "--all-namespaces"))
+    return ready
+
+
+def logs(cluster: Cluster, name: str | None, lines: int) -> None:
+    """Print the last lines of one process's log, or of every one."""
+    for path in sorted(cluster.logs.glob("*.log")) if cluster.logs.exists() else ():
+        if name in (None, path.stem):
+            say(f"==> {path} <==\n" + "\n".join(path.read_text(errors="replace").splitlines()[-lines:]))
+
+
+def clean(cluster: Cluster) -> None:
+    """Take the cluster down and forget the caches."""
+    down(cluster)
+    shutil.rmtree(cluster.cache, ignore_errors=True)
+    say(f"Removed {cluster.cache}.")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; 0 done, 1 failed, 2 wrong usage."""
+    words = sys.argv[1:] if arguments is None else arguments
+    cluster = Cluster.from_environment()
+    if words[:1] == ["kubectl"]:
+        os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
+        return subprocess.run([cluster.bin / "kubectl", *words[1:]], check=False).returncode
+    parser = argparse.ArgumentParser(prog="devcluster", description="The embedded cluster of Airfreight.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("up", help="bring it up; does only what is missing")
+    commands.add_parser("down", help="stop it and remove all but the caches")
+    commands.add_parser("status", help="what runs")
+    commands.add_parser("preflight", help="what `up` would do here, and whether it can")
+    commands.add_parser("clean", help="down, and remove the caches")
+    commands.add_parser("kubectl", help="kubectl as the cluster's administrator")
+    show = commands.add_parser("logs", help="the processes' logs")
+    show.add_argument("name", nargs="?", help="one process, such as kubelet")
+    show.add_argument("--lines", type=int, default=40)
+    asked = parser.parse_args(words)
+    try:
+        return _perform(cluster, asked)
+    except DevClusterError as error:
+        sys.stderr.write(f"devcluster: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("devcluster: interrupted; run it again to go on, or `make down` to clear up\n")
+        return 130
+
+
+def _perform(cluster: Cluster, asked: argparse.Namespace) -> int:
+    match asked.command:
+        case "up":
+            up(cluster)
+        case "down":
+            down(cluster)
+        case "status":
+            return 0 if status(cluster) else 1
+        case "logs":
+            logs(cluster, asked.name, asked.lines)
+        case "clean":
+            clean(cluster)
+        case "preflight":
+            machine = preflight.look(cluster)
+            say(preflight.announcement(machine, cluster))
+            reasons = preflight.refusals(machine, cluster)
+            say("\n".join(f"  ✗ {reason}" for reason in reasons) or "  ✓ it can run here")
+            return 1 if reasons else 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

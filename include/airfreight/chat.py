@@ -1,0 +1,255 @@
+"""Talking to an OpenAI-compatible server: its list of models, and one streamed chat completion, measured.
+
+Two requests, on one connection:
+
+    GET  /v1/models            {"data": [{"id": "pong", "max_model_len": 256}]}
+    POST /v1/chat/completions  stream, with usage: lines "data: {chunk}", at the end "data: [DONE]"
+
+What may heal is a `TemporaryError`: no connection (a Service's first two seconds), a time-out while connecting, 429,
+502, 503, 504. Everything else a server does wrong is a `GateError`: it is up, and it is not good.
+
+Source: vLLM sends an error that happens after the first byte as a chunk {"error": {"message": ..., "code": 500}} under
+a 200.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+
+from airfreight.errors import GateError, RequestError, TemporaryError
+from airfreight.observation import one_line
+
+CHAT_PATH = "/v1/chat/completions"
+MODELS_PATH = "/v1/models"
+MAX_TOKENS = 64
+ANSWER_S = 300.0  # for the whole answer; a server that drips for ever has an end
+_TIMEOUT = httpx2.Timeout(120.0, connect=5.0)
+_HEALING = frozenset({429, 502, 503, 504})
+_BODY_LIMIT = 64 * 1024
+_MESSAGE_LIMIT = 300  # characters of a server's own message that are passed on
+
+
+@dataclass(frozen=True)
+class Model:
+    """One entry of `/v1/models`. `max_model_len` is in tokens, None where the server does not say."""
+
+    name: str
+    max_model_len: int | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A chat completion. Times in seconds from the moment the request was sent.
+
+    Attributes:
+        text: what the model said; its reasoning where it said nothing else.
+        tokens: completion tokens by the server's own count; the number of chunks with text where it does not count.
+        ttft_s: time to the first text.
+        seconds: time to the end of the stream.
+    """
+
+    model: str
+    text: str
+    tokens: int
+    ttft_s: float
+    seconds: float
+    system_fingerprint: str | None
+
+    @property
+    def tokens_per_s(self) -> float | None:
+        """Tokens per second after the first one; None when there is no second one to time."""
+        rest = self.seconds - self.ttft_s
+        return (self.tokens - 1) / rest if self.tokens > 1 and rest > 0 else None
+
+
+class ChatServer:
+    """One server. Use it as a context manager, or close its client.
+
+    Args:
+        url: without path, such as "http://pong-predictor.models.svc.cluster.local".
+    """
+
+    def __init__(self, url: str, client: httpx2.Client | None = None) -> None:
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            raise RequestError(f"{url} is no URL of a model server; write it as http://name-predictor.namespace.svc.")
+        self.url = url.rstrip("/")
+        self._client = client or httpx2.Client(timeout=_TIMEOUT)
+
+    def __enter__(self) -> ChatServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def models(self) -> list[Model]:
+        """Return the models the server names.
+
+        Raises:
+            TemporaryError: it cannot be reached, or is not up yet.
+            GateError: it answers something else than a list of models.
+        """
+        with self._request("GET", MODELS_PATH) as response:
+            body = _read(response)
+        if response.status_code != 200:
+            raise GateError(
+                f"{self._failed('GET', MODELS_PATH, response.status_code, body)}; look at the server's log."
+            )
+        try:
+            entries = json.loads(body)["data"]
+            return [Model(str(entry["id"]), entry.get("max_model_len")) for entry in entries]
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise GateError(
+                f"{self.url}{MODELS_PATH} lists no models, but answers: {one_line(body, _MESSAGE_LIMIT)}; "
+                "is it a server for the OpenAI API?"
+            ) from None
+
+    def chat(self, model: str, question: str) -> Answer:
+        """Ask one question and read the streamed answer to its end.
+
+        Raises:
+            TemporaryError: no connection, or the server is not up yet. Nothing was answered.
+            GateError: the server answers with an error, breaks off, or takes longer than `ANSWER_S`.
+        """
+        request = {
+            "model": model,
+            "messages": [{"role": "user", "content": question}],
+            "max_tokens": MAX_TOKENS,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        reading = _Reading(model, time.monotonic())
+        with self._request("POST", CHAT_PATH, request) as response:
+            if response.status_code != 200:
+                raise self._cannot_chat(response.status_code, _read(response))
+            for chunk in _chunks(response):
+                if "error" in chunk:
+                    raise self._cannot_chat(_code(chunk), json.dumps(chunk))
+                reading.take(chunk, time.monotonic())
+                if reading.seconds > ANSWER_S:
+                    raise GateError(
+                        f"{self.url} was still answering after {ANSWER_S:.0f} s; the model is too slow here."
+                    )
+        return reading.answer(time.monotonic())
+
+    @contextmanager
+    def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Iterator[httpx2.Response]:
+        try:
+            with self._client.stream(method, f"{self.url}{path}", json=body) as response:
+                if response.status_code in _HEALING:
+                    said = self._failed(method, path, response.status_code, _read(response))
+                    raise TemporaryError(f"{said}; try again.")
+                yield response
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
+            raise TemporaryError(f"{self.url} cannot be reached ({error}); try again.") from None
+        except httpx2.TimeoutException:
+            raise GateError(
+                f"{self.url} did not answer {method} {path} within {_TIMEOUT.read:.0f} s; look at the server's log."
+            ) from None
+        except (httpx2.TransportError, httpx2.DecodingError) as error:
+            if method == "GET":
+                raise TemporaryError(f"{self.url} closed the connection ({error}); try again.") from None
+            raise GateError(
+                f"{self.url} broke off while it answered {method} {path} ({error}); look at the server's log."
+            ) from None
+
+    def _cannot_chat(self, status: int, body: str) -> GateError:
+        return GateError(
+            f"{self.url} loads but cannot chat: POST {CHAT_PATH} answered {status}: {_message(body)}; look at the "
+            "server's log, and at whether this model fits this server (architecture, head size, chat template)."
+        )
+
+    def _failed(self, method: str, path: str, status: int, body: str) -> str:
+        return f"{self.url}: {method} {path} answered {status}: {_message(body)}"
+
+
+@dataclass
+class _Reading:
+    """What was read of a stream so far."""
+
+    model: str
+    begun: float
+    text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    first: float | None = None
+    seconds: float = 0.0
+    tokens: int | None = None
+    fingerprint: str | None = None
+
+    def take(self, chunk: dict[str, Any], now: float) -> None:
+        self.seconds = now - self.begun
+        self.model = str(chunk.get("model") or self.model)
+        self.fingerprint = chunk.get("system_fingerprint") or self.fingerprint
+        self.tokens = (chunk.get("usage") or {}).get("completion_tokens", self.tokens)
+        for choice in chunk.get("choices") or []:
+            delta = choice.get("delta") or {}
+            text, reasoning = delta.get("content"), delta.get("reasoning_content") or delta.get("reasoning")
+            if self.first is None and (text or reasoning):
+                self.first = self.seconds
+            self.text += [text] if text else []
+            self.reasoning += [reasoning] if reasoning else []
+
+    def answer(self, now: float) -> Answer:
+        seconds = now - self.begun
+        return Answer(
+            model=self.model,
+            text="".join(self.text).strip() or "".join(self.reasoning).strip(),
+            tokens=len(self.text) + len(self.reasoning) if self.tokens is None else self.tokens,
+            ttft_s=seconds if self.first is None else self.first,
+            seconds=seconds,
+            system_fingerprint=self.fingerprint,
+        )
+
+
+def _chunks(response: httpx2.Response) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects of a stream of server-sent events until its end mark or its end."""
+    for line in response.iter_lines():
+        data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+        if data == "[DONE]":
+            return
+        try:
+            chunk = json.loads(data) if data else None
+        except ValueError:
+            raise GateError(f"The server streams something else than JSON: {one_line(data, _MESSAGE_LIMIT)}.") from None
+        if isinstance(chunk, dict):
+            yield chunk
+
+
+def _read(response: httpx2.Response) -> str:
+    """Return the beginning of a body as text."""
+    body = b""
+    for part in response.iter_bytes():
+        body += part
+        if len(body) >= _BODY_LIMIT:
+            break
+    return body[:_BODY_LIMIT].decode("utf-8", "replace")
+
+
+def _code(chunk: dict[str, Any]) -> int:
+    error = chunk["error"]
+    code = error.get("code") if isinstance(error, dict) else None
+    return code if isinstance(code, int) else 500
+
+
+def _message(body: str) -> str:
+    """Return the server's own message, from any of the forms in use, cut to its first characters."""
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        answer = {}
+    error = answer.get("error", answer) if isinstance(answer, dict) else {}
+    said = (error.get("message") or error.get("detail")) if isinstance(error, dict) else error
+    return one_line(str(said or body), _MESSAGE_LIMIT).rstrip(".") or "(nothing)"

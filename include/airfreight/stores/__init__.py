@@ -1,0 +1,1 @@
+"""Sources and stores: each file knows one protocol, and the engine none."""

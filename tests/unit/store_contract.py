@@ -1,0 +1,112 @@
+"""What every store must hold to. A store's own test file inherits `StoreContract` and says only how to make one.
+
+    class TestMemoryStore(StoreContract):
+        @pytest.fixture
+        def store(self) -> Store:
+            return MemoryStore()
+
+`store` must be empty and of the place of `CONTENTS`. `large` is the content of a file of at least three parts.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from airfreight.errors import RequestError
+from airfreight.manifest import ManifestFile
+from airfreight.transfer import Store
+from tests.unit.memory_store import describe, lfs, small
+
+CONTENTS = {
+    "config.json": b'{"model_type": "qwen2"}',
+    "empty.txt": b"",
+    "nested/größe/模型.txt": b"names in many scripts",
+    "model.safetensors": bytes(range(256)) * 100,
+}
+
+
+def put(store: Store, file: ManifestFile, content: bytes) -> None:
+    """Send one file, as the engine does."""
+    upload = store.begin(file)
+    for start in range(0, len(content), upload.part_size):
+        upload.write(bytearray(content[start : start + upload.part_size]))
+    upload.commit()
+
+
+class StoreContract:
+    """The tests; each starts from an empty store."""
+
+    @pytest.fixture
+    def large(self) -> bytes:
+        return bytes(range(251)) * 60
+
+    def test_empty_store_holds_nothing(self, store: Store) -> None:
+        assert store.sealed() is None
+        assert store.held(describe(CONTENTS).files) == frozenset()
+
+    def test_prepare_leaves_nothing(self, store: Store) -> None:
+        store.prepare(describe(CONTENTS).files)
+        store.prepare(describe(CONTENTS).files)
+        assert store.sealed() is None
+        assert store.held(describe(CONTENTS).files) == frozenset()
+
+    def test_files_are_held_once_committed(self, store: Store) -> None:
+        files = describe(CONTENTS).files
+        for file in files:
+            put(store, file, CONTENTS[file.path])
+        assert store.held(files) == frozenset(CONTENTS)
+
+    def test_nothing_is_held_before_commit(self, store: Store, large: bytes) -> None:
+        file = lfs("model.safetensors", large)
+        upload = store.begin(file)
+        for start in range(0, len(large), upload.part_size):
+            upload.write(bytearray(large[start : start + upload.part_size]))
+        assert store.held([file]) == frozenset()
+        upload.abort()
+        assert store.held([file]) == frozenset()
+
+    def test_several_parts_make_one_file(self, store: Store, large: bytes) -> None:
+        file = lfs("model.safetensors", large)
+        assert len(large) > 2 * store.begin(file).part_size
+        put(store, file, large)
+        assert store.held([file]) == {"model.safetensors"}
+
+    def test_commit_may_be_repeated(self, store: Store, large: bytes) -> None:
+        for file, content in ((lfs("model.safetensors", large), large), (small("a.json", b"{}"), b"{}")):
+            upload = store.begin(file)
+            for start in range(0, len(content), upload.part_size):
+                upload.write(bytearray(content[start : start + upload.part_size]))
+            upload.commit()
+            upload.commit()
+            upload.abort()
+            assert store.held([file]) == {file.path}
+
+    def test_other_content_of_the_same_size_is_not_held(self, store: Store) -> None:
+        put(store, lfs("model.safetensors", b"right"), b"right")
+        assert store.held([lfs("model.safetensors", b"wrong")]) == frozenset()
+
+    def test_another_digest_kind_is_not_held(self, store: Store) -> None:
+        put(store, small("a.json", b"{}"), b"{}")
+        assert store.held([lfs("a.json", b"{}")]) == frozenset()
+
+    def test_a_file_may_be_sent_again(self, store: Store) -> None:
+        put(store, lfs("model.safetensors", b"old one"), b"old one")
+        put(store, lfs("model.safetensors", b"new one"), b"new one")
+        assert store.held([lfs("model.safetensors", b"new one")]) == {"model.safetensors"}
+
+    def test_seal_returns_the_artifact_and_is_read_back(self, store: Store) -> None:
+        manifest = describe(CONTENTS)
+        assert store.seal(manifest) == store.artifact
+        assert store.artifact.endswith("/")
+        assert store.sealed() == manifest
+
+    def test_seal_may_be_repeated(self, store: Store) -> None:
+        manifest = describe(CONTENTS)
+        assert store.seal(manifest) == store.seal(manifest)
+
+    def test_seal_refuses_another_manifest(self, store: Store) -> None:
+        store.seal(describe(CONTENTS))
+        other = describe({"model.safetensors": b"other"})
+        with pytest.raises(RequestError, match=r"already holds another manifest .* a version is never overwritten"):
+            store.seal(other)
+        assert store.sealed() == describe(CONTENTS)

@@ -1,0 +1,138 @@
+"""The catalog: every problem with its file and line, all of them at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from airfreight.catalog import CATALOG, CatalogError, load, parse
+from airfreight.cli import main
+from airfreight.errors import RequestError
+from airfreight.serving import Serving
+
+GOOD = """\
+models:
+  - name: pong
+    source: hf://acme/pong
+    revision: "0123456789012345678901234567890123456789"
+    serving:
+      gpus: 1
+  - name: small
+    source: acme/small
+"""
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(CatalogError) as caught:
+        parse(text, "models.yaml")
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_a_good_catalog() -> None:
+    pong, small = parse(GOOD, "models.yaml")
+    assert (pong.name, pong.serving.gpus, str(pong.hub_model)) == ("pong", 1, f"hf://acme/pong@{'0123456789' * 4}")
+    assert (small.revision, small.destination, small.serving) == ("main", "s3", Serving())
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "models:\n", "models: []\n"])
+def test_an_empty_catalog_is_well(text: str) -> None:
+    assert parse(text, "models.yaml") == []
+
+
+def test_the_one_shipped_is_inert_and_its_examples_are_right() -> None:
+    assert load(CATALOG) == []
+    lines = CATALOG.read_text().splitlines()
+    example = lines[lines.index("# models:") : lines.index("models: []")]
+    models = parse("\n".join(line.removeprefix("#").removeprefix(" ") for line in example), "example")
+    assert [model.name for model in models] == ["qwen-small", "qwen-large"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("models: [\n", "models.yaml:2: This is no YAML: "),
+        ("- a\n", "models.yaml:1: A catalog begins with models: and a list of models."),
+        ("# x\nmodel: []\n", "models.yaml:2: model: there is no such field; a catalog has models."),
+        ("models:\n  name: a\n", "models.yaml:2: models: this is no list; begin each model with a dash."),
+        (
+            "models:\n  - pong\n",
+            "models.yaml:2: this is no block of fields; write each as a name, a colon and a value.",
+        ),
+        ("models:\n  - name: a\n", "models.yaml:2: source: this field is required; add it."),
+        (
+            "models:\n  - name: a\n    source: hf://b/c\n    sorce: x\n",
+            'models.yaml:4: sorce: there is no such field; did you mean "source"?',
+        ),
+        ("models:\n  - name: a\n    source: nothing\n", "models.yaml:3: source: The source 'nothing' is malformed"),
+        (
+            "models:\n  - name: a\n    source: b/c@d\n",
+            "models.yaml:3: source: The revision has a field of its own; write it there.",
+        ),
+        ("models:\n  - name: A\n    source: b/c\n", 'models.yaml:2: name: "A" cannot name an InferenceService'),
+        (
+            "models:\n  - name: a\n    source: b/c\n    revision: 123\n",
+            "models.yaml:4: revision: 123 should be a valid string.",
+        ),
+        (
+            "models:\n  - name: a\n    source: b/c\n    destination: oci\n",
+            "models.yaml:4: destination: 'oci' should be 's3'.",
+        ),
+        (
+            "models:\n  - name: a\n    source: b/c\n    serving:\n      cpu: two\n",
+            'models.yaml:5: serving.cpu: "two" is no Kubernetes quantity',
+        ),
+        (
+            "models:\n  - name: a\n    source: b/c\n    serving:\n      gpu: 1\n",
+            'models.yaml:5: serving.gpu: there is no such field; did you mean "gpus"?',
+        ),
+        (
+            "models:\n  - name: a\n    name: b\n    source: b/c\n",
+            "models.yaml:3: name is written twice here; keep one.",
+        ),
+    ],
+)
+def test_a_problem_has_its_line(text: str, expected: str) -> None:
+    assert problems(text)[0].startswith(expected)
+
+
+def test_all_problems_at_once() -> None:
+    text = GOOD.replace("gpus: 1", "gpus: x").replace("source: acme/small", "source: acme")
+    assert [problem.partition(": ")[0] for problem in problems(text)] == ["models.yaml:6", "models.yaml:8"]
+
+
+def test_a_name_is_there_once() -> None:
+    assert problems(GOOD.replace("small", "pong")) == [
+        "models.yaml:7: name: pong is on line 2 already; give this model another name."
+    ]
+
+
+def test_a_file_that_is_not_there() -> None:
+    with pytest.raises(RequestError, match=r"The catalog nowhere.yaml cannot be read .*; name another with --file."):
+        load(Path("nowhere.yaml"))
+
+
+def test_check_prints_each_problem_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text(GOOD.replace("gpus: 1", "gpus: x").replace("source: acme/small", "source: acme"))
+    assert main(["catalog", "check", "--file", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert said.count(f"{file}:6: ") == said.count(f"{file}:8: ") == 1
+
+
+def test_list_and_render(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text(GOOD)
+    assert main(["catalog", "list", "--file", str(file)]) == 0
+    assert "hf://acme/small@main" in capsys.readouterr().out
+    render = ["catalog", "render", "--file", str(file), "--runtime", "airfreight-vllm-cpu-000000000000"]
+    assert main([*render, "pong"]) == 0
+    rendered = yaml.safe_load(capsys.readouterr().out)
+    assert rendered["spec"]["predictor"]["model"]["storageUri"] == "s3://llm-models/acme/pong/012345678901/"
+    assert main([*render, "small"]) == 2
+    assert "small is at main, which may move" in capsys.readouterr().err
+    assert main([*render, "small", "--artifact", "s3://b/acme/small/v1/"]) == 2, "the bucket's name is too short"
+    assert main([*render, "small", "--artifact", "s3://models/acme/small/v1/"]) == 0
+    assert main([*render, "ping"]) == 2
+    assert 'The catalog has no model ping; did you mean "pong"?' in capsys.readouterr().err

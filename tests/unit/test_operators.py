@@ -1,0 +1,392 @@
+"""The house operator against a stand-in of the Kubernetes API; nothing of Airflow's operator is patched."""
+
+from __future__ import annotations
+
+import gc
+import json
+import warnings
+from collections.abc import Iterator
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from structlog.testing import capture_logs
+
+from airfreight_airflow.macros import RequestMacros
+from airfreight_airflow.operators import DEPLOYER, PUBLISHER, VALIDATOR, AirfreightPodOperator, Role
+from tests.unit.fake_kube import FakeKube, fake_kube
+
+# kubernetes' WSClient.close() closes its socket only if the server did not speak of closing first, and leaves it to the
+# collector.
+pytestmark = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
+PARAMS = {"model": "acme/pong", "gpus": 0, "hub_secret": ""}
+
+
+class TaskInstance(SimpleNamespace):
+    """As much of a task instance as an operator touches."""
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.xcoms[key] = value
+
+
+class StateStore(dict[str, Any]):
+    """Airflow's task state store."""
+
+    def set(self, key: str, value: Any) -> None:
+        self[key] = value
+
+
+@pytest.fixture
+def kube(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeKube]:
+    with fake_kube() as cluster:
+        monkeypatch.setenv("AIRFLOW_CONN_AIRFREIGHT_CLUSTER", cluster.connection())
+        monkeypatch.setenv("AIRFLOW__AIRFREIGHT__IMAGE", "registry:5000/airfreight-worker:test")
+        yield cluster
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_socket_outlives_this_module() -> Iterator[None]:
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+
+
+def make_operator(role: Role = PUBLISHER, **kwargs: Any) -> AirfreightPodOperator:
+    with DAG("deliver_model", schedule=None, params=PARAMS, user_defined_macros={"airfreight": RequestMacros}):
+        return AirfreightPodOperator(
+            task_id="upload_to_s3", role=role, arguments=["copy", "hf://acme/pong@main", "s3://llm-models/"], **kwargs
+        )
+
+
+def make_context(operator: AirfreightPodOperator, conf: dict[str, Any] | None = None) -> Any:
+    ti = TaskInstance(dag_id="deliver_model", task_id="upload_to_s3", map_index=-1, try_number=1, xcoms={})
+    return {
+        "ti": ti,
+        "run_id": "manual__2026-11-22T16:11:00+00:00",
+        "dag": operator.dag,
+        "dag_run": SimpleNamespace(conf=conf or {}),
+        "params": {**PARAMS, **(conf or {})},
+        "task_state_store": StateStore(),
+    }
+
+
+def run(operator: AirfreightPodOperator, conf: dict[str, Any] | None = None) -> tuple[Any, TaskInstance]:
+    context = make_context(operator, conf)
+    return operator.execute(context), context["ti"]
+
+
+def fail(
+    operator: AirfreightPodOperator, conf: dict[str, Any] | None = None
+) -> tuple[AirflowException, dict[str, Any]]:
+    context = make_context(operator, conf)
+    with pytest.raises(AirflowException) as caught:
+        operator.execute(context)
+    return caught.value, context["ti"].xcoms["failure"]
+
+
+def env_of(pod: dict[str, Any]) -> dict[str, Any]:
+    return {entry["name"]: entry.get("value", entry.get("valueFrom")) for entry in pod["spec"]["containers"][0]["env"]}
+
+
+def test_a_pod_that_ends_well_gives_its_result(kube: FakeKube) -> None:
+    kube.result = {"artifact": "s3://llm-models/acme/pong/41ab/", "moved_bytes": 7}
+
+    result, _ = run(make_operator())
+
+    assert result == kube.result
+    assert kube.pods == {}, "the pod is deleted, its log is in Airflow"
+
+
+def test_the_pods_log_is_the_tasks_log(kube: FakeKube) -> None:
+    with capture_logs() as logs:
+        run(make_operator())
+    assert "copying model.safetensors" in [entry["event"].strip() for entry in logs]
+
+
+def test_a_result_longer_than_one_small_frame_arrives_whole(kube: FakeKube) -> None:
+    kube.result = {"answer": "pong " * 2000}
+    result, _ = run(make_operator())
+    assert result == kube.result
+
+
+@pytest.mark.parametrize("code", [2, 3, 4])
+def test_exit_codes_that_cannot_heal_are_never_retried(kube: FakeKube, code: int) -> None:
+    kube.exit_code, kube.message = code, "hf://acme/pnog@main does not exist: look at the name.\n"
+
+    error, failure = fail(make_operator())
+
+    assert isinstance(error, AirflowFailException)
+    assert str(error) == "hf://acme/pnog@main does not exist: look at the name."
+    assert failure["exit_code"] == code
+    assert failure["message"] == str(error)
+    assert kube.pods == {}
+
+
+@pytest.mark.parametrize("code", [75, 1, 143])
+def test_other_exit_codes_are_retried(kube: FakeKube, code: int) -> None:
+    kube.exit_code, kube.message = code, "The hub answered 503: try again."
+
+    error, failure = fail(make_operator())
+
+    assert not isinstance(error, AirflowFailException)
+    assert str(error) == "The hub answered 503: try again."
+    assert failure["exit_code"] == 75
+
+
+def test_of_a_log_that_stands_in_for_the_message_only_the_last_line_is_shown(kube: FakeKube) -> None:
+    kube.exit_code, kube.message = 1, 'Traceback\n  File "x"\nairfreight: Unexpected KeyError: x\n'
+    error, _ = fail(make_operator())
+    assert str(error) == "Unexpected KeyError: x"
+
+
+def test_a_pod_killed_for_its_memory_says_so(kube: FakeKube) -> None:
+    kube.exit_code, kube.reason = 137, "OOMKilled"
+    error, _ = fail(make_operator())
+    assert "more memory than its limit" in str(error)
+    assert not isinstance(error, AirflowFailException)
+
+
+def test_a_failed_pod_is_not_asked_for_a_result(kube: FakeKube) -> None:
+    kube.exit_code, kube.message = 2, "no"
+    fail(make_operator())
+    assert not [call for call in kube.calls if call.endswith("/exec")]
+
+
+def test_success_without_a_result_is_an_error(kube: FakeKube) -> None:
+    kube.result = None
+    error, _ = fail(make_operator())
+    assert "wrote no result" in str(error)
+
+
+def test_an_unknown_key_is_refused_before_any_pod(kube: FakeKube) -> None:
+    error, failure = fail(make_operator(), {"gpu": 1})
+
+    assert isinstance(error, AirflowFailException)
+    assert str(error).startswith('unknown key "gpu" in conf: did you mean "gpus"?')
+    assert failure["exit_code"] == 2
+    assert kube.calls == []
+
+
+def test_no_image_is_refused_before_any_pod(kube: FakeKube, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AIRFLOW__AIRFREIGHT__IMAGE")
+    error, _ = fail(make_operator())
+    assert "AIRFLOW__AIRFREIGHT__IMAGE" in str(error)
+    assert kube.created == []
+
+
+def test_a_request_that_cannot_be_rendered_fails_with_its_sentence(kube: FakeKube) -> None:
+    operator = make_operator()
+    operator.arguments = ["resolve", "{{ airfreight.source(params) }}"]
+    context = make_context(operator, {"model": "not a model"})
+
+    with pytest.raises(AirflowFailException, match="is malformed: give owner/name"):
+        operator.render_template_fields(context)
+
+    assert context["ti"].xcoms["failure"]["exit_code"] == 2
+
+
+def test_the_pod_is_restricted(kube: FakeKube) -> None:
+    run(make_operator())
+    spec = kube.created[0]["spec"]
+
+    assert spec["securityContext"] == {
+        "fsGroup": 1000,
+        "runAsGroup": 1000,
+        "runAsNonRoot": True,
+        "runAsUser": 1000,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    for container in spec["containers"]:
+        assert container["image"] == "registry:5000/airfreight-worker:test", container["name"]
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "readOnlyRootFilesystem": True,
+        }, container["name"]
+        for kind in ("requests", "limits"):
+            assert set(container["resources"][kind]) == {"cpu", "memory"}, container["name"]
+    assert [container["name"] for container in spec["containers"]] == ["base", "airflow-xcom-sidecar"]
+    assert {"name": "tmp", "mountPath": "/tmp"} in spec["containers"][0]["volumeMounts"]
+    assert spec["restartPolicy"] == "Never"
+    assert spec["activeDeadlineSeconds"] > 0
+
+
+def test_the_command_is_ours_and_its_result_is_asked_for(kube: FakeKube) -> None:
+    run(make_operator())
+    base = kube.created[0]["spec"]["containers"][0]
+    assert base["command"] == ["airfreight"]
+    assert base["args"] == ["copy", "hf://acme/pong@main", "s3://llm-models/", "--result", "/airflow/xcom/return.json"]
+    assert base["terminationMessagePolicy"] == "FallbackToLogsOnError"
+    assert env_of(kube.created[0])["AIRFREIGHT_TERMINATION_LOG"] == "/dev/termination-log"
+
+
+def test_labels_are_valid_whatever_the_run_is_called(kube: FakeKube) -> None:
+    run(make_operator())
+    labels = kube.created[0]["metadata"]["labels"]
+    assert labels["app.kubernetes.io/managed-by"] == "airfreight"
+    for value in labels.values():
+        assert len(value) <= 63
+        assert ":" not in value
+        assert "+" not in value
+
+
+@pytest.mark.parametrize(
+    ("role", "account", "token"),
+    [
+        (PUBLISHER, "airfreight-publisher", False),
+        (DEPLOYER, "airfreight-deployer", True),
+        (VALIDATOR, "airfreight-validator", False),
+    ],
+    ids=["publisher", "deployer", "validator"],
+)
+def test_only_the_deployer_has_a_token(kube: FakeKube, role: Role, account: str, token: bool) -> None:
+    run(make_operator(role))
+    spec = kube.created[0]["spec"]
+    assert spec["serviceAccountName"] == account
+    assert spec["automountServiceAccountToken"] is token
+
+
+def test_a_publisher_gets_secrets_by_reference_only(kube: FakeKube, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__STORE_ENDPOINT", "http://minio.minio.svc:9000")
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__HUB_ENDPOINT", "http://hub.hub.svc")
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__HTTPS_PROXY", "http://10.0.0.1:3128")
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__NO_PROXY", ".svc, 10.0.0.0/8")
+    run(make_operator(PUBLISHER))
+    env = env_of(kube.created[0])
+
+    assert env["AWS_ENDPOINT_URL"] == "http://minio.minio.svc:9000"
+    assert env["HF_ENDPOINT"] == "http://hub.hub.svc"
+    assert env["HTTPS_PROXY"] == "http://10.0.0.1:3128"
+    assert env["NO_PROXY"] == ".svc,10.0.0.0/8,minio.minio.svc"
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        assert env[key] == {"secretKeyRef": {"name": "airfreight-store", "key": key, "optional": False}}
+    assert env["HF_TOKEN"] == {"secretKeyRef": {"name": "airfreight-hub", "key": "token", "optional": True}}
+
+
+@pytest.mark.parametrize("role", [DEPLOYER, VALIDATOR], ids=["deployer", "validator"])
+def test_nobody_else_gets_secrets_or_the_proxy(kube: FakeKube, monkeypatch: pytest.MonkeyPatch, role: Role) -> None:
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__HTTPS_PROXY", "http://10.0.0.1:3128")
+    run(make_operator(role))
+    assert set(env_of(kube.created[0])) == {"AIRFREIGHT_TERMINATION_LOG", "PYTHONUNBUFFERED", "HOME", "HF_HOME"}
+
+
+def test_a_hub_secret_named_by_the_request_must_exist(kube: FakeKube) -> None:
+    operator = make_operator()
+    operator.execute(make_context(operator, {"hub_secret": "team-a-hub"}))
+    reference = env_of(kube.created[0])["HF_TOKEN"]["secretKeyRef"]
+    assert reference == {"name": "team-a-hub", "key": "token", "optional": False}
+
+
+def test_a_missing_secret_ends_the_wait_at_once(kube: FakeKube) -> None:
+    message = 'secret "airfreight-store" not found'
+    kube.base_state = {"waiting": {"reason": "CreateContainerConfigError", "message": message}}
+
+    error, _ = fail(make_operator())
+
+    assert isinstance(error, AirflowFailException)
+    assert message in str(error)
+    assert kube.pods == {}
+
+
+def test_an_image_that_cannot_be_pulled_names_the_setting(kube: FakeKube) -> None:
+    kube.base_state = {"waiting": {"reason": "ErrImagePull", "message": "manifest unknown"}}
+    error, _ = fail(make_operator())
+    assert isinstance(error, AirflowFailException)
+    assert "manifest unknown" in str(error)
+    assert "`image` in section [airfreight]" in str(error)
+
+
+def test_a_pod_without_a_node_says_what_the_scheduler_said(kube: FakeKube) -> None:
+    kube.conditions = [
+        {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes: Insufficient cpu"}
+    ]
+    operator = make_operator()
+    operator.schedule_timeout_seconds = 0
+
+    error, _ = fail(operator)
+
+    assert not isinstance(error, AirflowFailException)
+    assert "Insufficient cpu" in str(error)
+    assert kube.pods == {}
+
+
+def test_a_lost_pod_is_retried(kube: FakeKube) -> None:
+    kube.lose_pods = True
+    error, _ = fail(make_operator())
+    assert not isinstance(error, AirflowFailException)
+    assert "The pod is gone" in str(error)
+
+
+def test_a_cluster_that_forbids_pods_names_the_roles(kube: FakeKube) -> None:
+    kube.refuse_create = (403, 'pods is forbidden: User "x" cannot create resource "pods"')
+    error, _ = fail(make_operator())
+    assert isinstance(error, AirflowFailException)
+    assert "include/kubernetes" in str(error)
+    assert "cannot create resource" in str(error)
+
+
+def test_a_missing_namespace_is_named(kube: FakeKube) -> None:
+    kube.refuse_create = (404, 'namespaces "airfreight" not found')
+    error, _ = fail(make_operator())
+    assert isinstance(error, AirflowFailException)
+    assert "There is no namespace airfreight" in str(error)
+
+
+def test_a_missing_connection_is_named(kube: FakeKube, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__CLUSTER_CONN_ID", "nowhere")
+    error, _ = fail(make_operator())
+    assert isinstance(error, AirflowFailException)
+    assert "connection nowhere" in str(error)
+    assert "of type kubernetes" in str(error)
+
+
+def test_marking_a_task_as_failed_deletes_its_pod(kube: FakeKube) -> None:
+    operator = make_operator()
+    context = make_context(operator)
+    operator.settle(_settings(), "")
+    operator.pod = operator.get_or_create_pod(operator.build_pod_request_obj(context), context)
+    assert len(kube.pods) == 1
+
+    operator.on_kill()
+
+    assert kube.pods == {}
+
+
+def test_a_retry_finds_the_pod_of_a_worker_that_died(kube: FakeKube) -> None:
+    operator, context = make_operator(), make_context(make_operator())
+    operator.settle(_settings(), "")
+    operator.get_or_create_pod(operator.build_pod_request_obj(context), context)
+
+    second = make_operator()
+    result = second.execute(context)
+
+    assert result == {"ok": True}
+    assert len(kube.created) == 1, "no second pod"
+
+
+def test_the_house_defaults() -> None:
+    operator = make_operator(execution_timeout=timedelta(hours=1))
+    assert operator.deferrable is False
+    assert operator.durable is True
+    assert operator.log_pod_spec_on_failure is False
+    assert operator.multiple_outputs is True
+    assert operator.on_finish_action.value == "delete_pod"
+    assert operator.startup_check_interval_seconds == 1
+
+
+def test_nothing_of_the_site_is_known_when_the_dag_is_parsed() -> None:
+    operator = make_operator()
+    assert operator.image is None
+    assert operator.namespace is None
+    assert "secret" not in json.dumps([str(operator.env_vars), str(operator.arguments)]).lower()
+
+
+def _settings() -> Any:
+    from airfreight_airflow.settings import read_settings
+
+    return read_settings()

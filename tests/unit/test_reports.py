@@ -1,0 +1,160 @@
+"""The report of a run: what it says, what it reads back, and how it fails."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+from airfreight.manifest import Manifest, ManifestFile
+from airfreight_airflow import reports
+
+COMMIT = "41ab6c1b1c1f6d3a4f3f2b0f7a3d9c5e8b7a6f50"
+ARTIFACT = "s3://llm-models/acme/pong/41ab6c1b1c1f/"
+MANIFEST = Manifest.of(
+    f"hf://acme/pong@{COMMIT}", "acme/pong", COMMIT, [ManifestFile("model.safetensors", 33_554_432, sha256="71" * 32)]
+)
+UPLOADED = {"artifact": ARTIFACT, "manifest_sha256": MANIFEST.sha256, "moved_bytes": 33_554_432, "seconds": 3.2}
+DEPLOYED = {
+    "name": "acme-pong",
+    "namespace": "models",
+    "release": "9f2c41ab6c1b",
+    "changed": True,
+    "url": "http://acme-pong-predictor.models.svc.cluster.local",
+}
+VALIDATED = {"question": "ping", "answer": "pong | from\nA", "system_fingerprint": "vllm-1"}
+
+
+class MemoryStore:
+    """The store, in memory; what is written is kept."""
+
+    def __init__(self, objects: dict[str, bytes]) -> None:
+        self.objects = objects
+
+    def read(self, url: str) -> bytes:
+        return self.objects[url]
+
+    def write(self, url: str, text: str) -> None:
+        self.objects[url] = text.encode()
+
+
+@pytest.fixture
+def xcoms() -> dict[str, Any]:
+    return {}
+
+
+@pytest.fixture
+def objects(monkeypatch: pytest.MonkeyPatch, xcoms: dict[str, Any]) -> dict[str, bytes]:
+    kept = {f"{ARTIFACT}airfreight.json": MANIFEST.canonical}
+    crumbs = [
+        {"task_id": "validate", "duration": 4.04, "state": "success"},
+        {"task_id": "resolve", "duration": 6.12, "state": "success"},
+        {"task_id": "something_else", "duration": 1.0, "state": "success"},
+    ]
+    ti = SimpleNamespace(
+        dag_id="deliver_model",
+        run_id="manual__1",
+        get_task_breadcrumbs=lambda dag_id, run_id: crumbs,
+        xcom_push=lambda key, value: xcoms.update({key: value}),
+    )
+    context = {"ti": ti, "run_id": "manual__1", "dag": SimpleNamespace(dag_id="deliver_model")}
+    monkeypatch.setattr(reports, "get_current_context", lambda: context)
+    monkeypatch.setattr(reports, "Store", lambda settings: MemoryStore(kept))
+    return kept
+
+
+def write(uploaded: dict[str, Any] = UPLOADED) -> dict[str, str]:
+    return reports.write_report(uploaded=uploaded, deployed=DEPLOYED, ready={"seconds": 20.0}, validated=VALIDATED)
+
+
+def test_the_report_lies_beside_the_store_and_outside_every_served_prefix(objects: dict[str, bytes]) -> None:
+    place = "s3://llm-models/.airfreight/reports/deliver_model/manual__1"
+    assert write() == {"report": f"{place}.json", "artifact": ARTIFACT}
+    assert {f"{place}.json", f"{place}.md"} <= set(objects)
+
+
+def test_what_it_says_of_the_artifact_is_read_back(objects: dict[str, bytes]) -> None:
+    write()
+    text = objects["s3://llm-models/.airfreight/reports/deliver_model/manual__1.json"].decode()
+    for fact in (COMMIT, '"bytes": 33554432', '"files": 1', '"release": "9f2c41ab6c1b"', '"ready_seconds": 20.0'):
+        assert fact in text
+    assert text.index('"resolve": 6.1') < text.index('"validate": 4.0')
+    assert "something_else" not in text
+
+
+def test_an_answer_cannot_break_the_table(objects: dict[str, bytes]) -> None:
+    write()
+    text = objects["s3://llm-models/.airfreight/reports/deliver_model/manual__1.md"].decode()
+    assert "| answer | pong \\| from A |" in text
+    assert "| resolve | 6.1 |" in text
+
+
+def test_another_manifest_than_this_runs_is_an_error(objects: dict[str, bytes], xcoms: dict[str, Any]) -> None:
+    with pytest.raises(AirflowFailException, match="somebody replaced the artifact"):
+        write({**UPLOADED, "manifest_sha256": "00" * 32})
+    assert xcoms["failure"]["exit_code"] == 3
+
+
+def test_a_broken_manifest_is_an_error(objects: dict[str, bytes]) -> None:
+    objects[f"{ARTIFACT}airfreight.json"] = b"{}"
+    with pytest.raises(AirflowFailException, match="is no manifest"):
+        write()
+
+
+class TestStore:
+    """The worker's way to S3, with a client that refuses."""
+
+    def make(self, monkeypatch: pytest.MonkeyPatch, endpoint: str = "http://127.0.0.1:1") -> Any:
+        from airfreight_airflow.settings import read_settings
+
+        connection = (
+            f'{{"conn_type": "aws", "login": "a", "password": "b", "extra": {{"endpoint_url": "{endpoint}", '
+            '"region_name": "us-east-1", "config_kwargs": {"retries": {"total_max_attempts": 1}}}}'
+        )
+        monkeypatch.setenv("AIRFLOW_CONN_AIRFREIGHT_STORE", connection)
+        return reports.Store(read_settings())
+
+    def test_a_store_that_is_down_is_tried_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from airfreight.errors import TemporaryError
+
+        with pytest.raises(TemporaryError, match="cannot be reached with connection airfreight_store"):
+            self.make(monkeypatch).read("s3://llm-models/x")
+
+    def test_a_refusal_is_not(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from botocore.exceptions import ClientError
+
+        from airfreight.errors import RequestError
+
+        store = self.make(monkeypatch)
+
+        def refuse(*args: object, **kwargs: object) -> None:
+            raise ClientError({"Error": {"Code": "InvalidAccessKeyId"}}, "PutObject")
+
+        monkeypatch.setattr(store._hook, "load_string", refuse)
+        with pytest.raises(RequestError, match=r"\(InvalidAccessKeyId\): look at its keys"):
+            store.write("s3://llm-models/x", "")
+
+    def test_a_missing_connection_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from airfreight.errors import RequestError
+
+        monkeypatch.setenv("AIRFLOW__AIRFREIGHT__STORE_CONN_ID", "nowhere")
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        with pytest.raises(RequestError, match=r"connection nowhere \(no credentials\): define it, of type aws"):
+            self.make(monkeypatch).read("s3://llm-models/x")
+
+
+def test_errors_that_may_heal_leave_the_task_to_be_retried(
+    objects: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, xcoms: dict[str, Any]
+) -> None:
+    from airfreight.errors import TemporaryError
+
+    def down(self: object, url: str) -> bytes:
+        raise TemporaryError("the store does not answer.")
+
+    monkeypatch.setattr(MemoryStore, "read", down)
+    with pytest.raises(AirflowException) as caught:
+        write()
+    assert not isinstance(caught.value, AirflowFailException)
+    assert xcoms["failure"]["exit_code"] == 75
