@@ -63,7 +63,6 @@ STEPS = (
     Step("kserve", "install KServe", addons.install_kserve, ("dns", "initializer-image")),
     Step("tenant", "install Airfreight's own objects", tenant.install, ("kserve", "store", "worker", "runtime-image")),
 )
-CORE = ("containerd", *control_plane.NAMES, "kubelet", "kube-proxy", "kube-router", "volumes")
 ALL = (
     "airflow",
     "proxy",
@@ -112,9 +111,13 @@ def up(cluster: Cluster) -> None:
 
 
 def _is_broken(cluster: Cluster) -> bool:
-    """Whether something of a former cluster is there but not all of it: a crash, a reboot, a kill."""
-    started = (cluster.state / "run" / "etcd.json").exists() or node.socket(cluster).exists()
-    return started and not all(daemons.pid_of(cluster, name) for name in CORE)
+    """Whether a former cluster cannot be gone on with: the machine was restarted, or its network is gone.
+
+    A process that merely ended is started again by its step, on the state that is there.
+    """
+    if not (cluster.state / "etcd").exists():
+        return False
+    return not network.namespace_path(cluster).exists() or not daemons.same_boot(cluster)
 
 
 def down(cluster: Cluster) -> None:

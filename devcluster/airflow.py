@@ -140,6 +140,21 @@ def is_healthy(port: int) -> bool:
     return all(part.get("status") in ("healthy", None) for part in health.values()) and health["scheduler"]["status"] == "healthy"
 
 
+def start_standalone(home: Path, extra: dict[str, str], port: int = PORT) -> str:
+    """Start an Airflow that belongs to no embedded cluster, or find it running; returns the password of its user."""
+    home.mkdir(parents=True, exist_ok=True)
+    secret = home / "password"
+    if not secret.exists():
+        pki.write_private(secret, secrets.token_urlsafe(12))
+    beside = Cluster(cache=home, state=home, subnet=Cluster.from_environment().subnet)
+    daemons.stop(beside, [NAME], grace_s=20)
+    refuse_taken_port(port)
+    environment = {**base_environment(home, port, secret.read_text()), **extra}
+    daemons.start(beside, NAME, [Path(sys.executable).parent / "airflow", "standalone"], env=environment, cwd=home)
+    _wait_healthy(beside, port)
+    return secret.read_text()
+
+
 def serve_ui(cluster: Cluster, port: int = PORT) -> int:
     """`make ui`: Airflow with the DAGs and the form, no cluster, in the foreground until Ctrl-C."""
     home = cluster.cache / "ui"

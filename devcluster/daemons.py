@@ -26,6 +26,18 @@ def _start_time(pid: int) -> int | None:
     return None if fields[0] == "Z" else int(fields[19])
 
 
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def same_boot(cluster: Cluster) -> bool:
+    """Whether the machine is still in the boot in which this cluster's first process was started."""
+    try:
+        return (cluster.state / "boot_id").read_text() == _boot_id()
+    except FileNotFoundError:
+        return False
+
+
 def _record(cluster: Cluster, name: str) -> Path:
     return cluster.state / "run" / f"{name}.json"
 
@@ -52,6 +64,8 @@ def start(
         return
     cluster.logs.mkdir(parents=True, exist_ok=True)
     _record(cluster, name).parent.mkdir(parents=True, exist_ok=True)
+    if not (cluster.state / "boot_id").exists():
+        (cluster.state / "boot_id").write_text(_boot_id())
     with (cluster.logs / f"{name}.log").open("ab") as log:
         process = subprocess.Popen(
             [str(word) for word in command],
@@ -80,7 +94,19 @@ def stop(cluster: Cluster, names: Iterable[str], *, grace_s: float = 10) -> None
     for name, pid in pids.items():
         _signal_group(pid, signal.SIGKILL)  # the leader, or children that outlived it, as Airflow's do
         _record(cluster, name).unlink(missing_ok=True)
-    _reap(pids.values())
+        _wait_group_gone(pid)
+
+
+def _wait_group_gone(pid: int) -> None:
+    """Wait until the last process of a killed group is gone, and with it the ports it listened on."""
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        _reap([pid])
+        try:
+            os.killpg(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
 
 
 def _reap(pids: Iterable[int]) -> None:

@@ -100,7 +100,7 @@ def start_node(cluster: Cluster) -> str:
         "volumePluginDir": str(cluster.state / "kubelet-plugins"),
         "nodeStatusUpdateFrequency": "4s",
     }  # fmt: skip
-    (cluster.state / "kubelet.yaml").write_text(yaml.safe_dump(config))
+    _write_if_changed(cluster.state / "kubelet.yaml", yaml.safe_dump(config))
     daemons.start(cluster, "kubelet", inside(cluster, [
         cluster.bin / "kubelet", f"--config={cluster.state / 'kubelet.yaml'}", f"--kubeconfig={pki / 'kubelet.kubeconfig'}",
         f"--root-dir={cluster.state / 'kubelet'}", f"--cert-dir={pki / 'kubelet'}",
@@ -112,7 +112,7 @@ def start_node(cluster: Cluster) -> str:
         "hostnameOverride": cluster.node_name, "conntrack": {"maxPerCore": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
         "iptables": {"syncPeriod": "10s", "minSyncPeriod": "0s"}, "metricsBindAddress": "", "healthzBindAddress": "",
     }  # fmt: skip
-    (cluster.state / "kube-proxy.yaml").write_text(yaml.safe_dump(proxy))
+    _write_if_changed(cluster.state / "kube-proxy.yaml", yaml.safe_dump(proxy))
     daemons.start(
         cluster,
         "kube-proxy",
@@ -129,6 +129,12 @@ def start_node(cluster: Cluster) -> str:
         "--run-loadbalancer=false", f"--hostname-override={cluster.node_name}", f"--service-cluster-ip-range={cluster.services}",
     ]))  # fmt: skip
     return cluster.node_name
+
+
+def _write_if_changed(path: Path, text: str) -> None:
+    """kube-proxy ends when its configuration file is written, even with the same content."""
+    if not path.exists() or path.read_text() != text:
+        path.write_text(text)
 
 
 def _node_ready(cluster: Cluster) -> bool:

@@ -345,6 +345,8 @@ class AirflowApi:
             return RequestError(
                 f"Airflow at {self._url} forbids {method} {path} ({said}): ask for a role that may do it."
             )
+        if status == 409 and path.endswith("/dagRuns"):
+            return RequestError("There is a run with this id already: choose another id, or follow that run.")
         if status < 500 and status != 429:
             return RequestError(f"Airflow refuses the request: {said}")
         return TemporaryError(f"Airflow at {self._url} answered {status} ({said}): try again.")

@@ -172,7 +172,8 @@ def one_line(text: str | None, most: int = 400) -> str:
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
-def last_lines(text: str | None, count: int = 3) -> str:
-    """Return the last non-empty lines of a log on one line."""
-    lines = [line.strip() for line in (text or "").splitlines() if line.strip()]
-    return one_line(" | ".join(lines[-count:]))
+def last_lines(text: str | None, count: int = 3, most: int = 600) -> str:
+    """Return the last non-empty lines of a log on one line; of too much, the end is kept, where the reason stands."""
+    lines = [" ".join(line.split()) for line in (text or "").splitlines() if line.strip()]
+    line = " | ".join(lines[-count:])
+    return line if len(line) <= most else f"…{line[1 - most :]}"

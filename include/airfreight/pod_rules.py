@@ -39,7 +39,10 @@ _PULL_PERMANENT = re.compile(
     re.I,
 )
 _STORE_REFUSES = re.compile(
-    r"\b40[134]\b|Forbidden|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|NoSuch|Not Found", re.I
+    r"\b40[134]\b|Forbidden|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|NoSuch|not found|No model found", re.I
+)
+_INITIALIZER_PREFIX = re.compile(
+    r"^\S+ \S+ \d+ storage\.initializer [A-Z]+ \[[^\]]*\] (?:Storage initialization failed: )?"
 )
 
 
@@ -77,7 +80,8 @@ def assess_evictions(name: str, pods: list[KubernetesObject], limits: Limits) ->
 
 
 def _unschedulable(name: str, scheduled: KubernetesObject, now: datetime, limits: Limits) -> Pending | Failed:
-    said = one_line(scheduled.get("message")).partition(" preemption:")[0].rstrip(". ")
+    # What follows is about preemption and device claims, and never what is lacking.
+    said = re.split(r" (?:preemption:|no new claims)", one_line(scheduled.get("message")))[0].rstrip(",. ")
     lacking = sorted(set(re.findall(r"Insufficient ([\w./-]*\w)", said)))
     what = f"no node has enough {' and '.join(lacking)}" if lacking else "no node fits"
     since = seconds_since(scheduled.get("lastTransitionTime"), now)
@@ -129,8 +133,7 @@ def _assess_end(
     who, restarts = container["name"], int(container.get("restartCount", 0))
     if ended.get("reason") == "OOMKilled":
         return _out_of_memory(name, pod, who)
-    # KServe's initializer has terminationMessagePolicy FallbackToLogsOnError: the message is the end of a traceback.
-    said = last_lines(ended.get("message") or (log if who == SERVER_CONTAINER else ""))
+    said = _last_words(who, ended.get("message") or (log if who == SERVER_CONTAINER else ""))
     most = limits.initializer_restarts if container["init"] else limits.restarts
     if "running" in state or restarts < most:
         return Pending(
@@ -145,6 +148,17 @@ def _assess_end(
         FailureKind.GATE,
         Cause.CRASH,
     )
+
+
+def _last_words(who: str, text: str) -> str:
+    """Return the end of what a container said; of KServe's initializer the last line, without time and place.
+
+    It has terminationMessagePolicy FallbackToLogsOnError, so its message is the end of its log: "2026-11-22 16:54:46.7
+    1 storage.initializer ERROR [initializer-entrypoint:<module>():28] Storage initialization failed: S3 error [403]".
+    """
+    if who != INITIALIZER_CONTAINER:
+        return last_lines(text)
+    return _INITIALIZER_PREFIX.sub("", last_lines(text, count=1)).rstrip(".")
 
 
 def _out_of_memory(name: str, pod: KubernetesObject, who: str) -> Failed:

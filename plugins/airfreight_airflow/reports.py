@@ -44,13 +44,14 @@ log = logging.getLogger(__name__)
 Results = Mapping[str, Any]
 
 
-def write_report(uploaded: Results, deployed: Results, ready: Results | None, validated: Results) -> dict[str, str]:
+def write_report(uploaded: Results, deployed: Results, ready: Results | str, validated: Results) -> dict[str, str]:
     """The `report` task: read the artifact back, write the report, show it.
 
     Args:
         uploaded: result of `airfreight copy`.
         deployed: result of `airfreight deploy`.
-        ready: result of the sensor.
+        ready: result of the sensor; as JSON text when its trigger ended the task, because Airflow 3.3 serialises what a
+            trigger leaves one time more (`TaskInstance.xcom_push` in airflow/models/trigger.py).
         validated: result of `airfreight validate`.
     Returns:
         `{"report": "s3://…json", "artifact": "s3://…/"}`: pointers.
@@ -60,7 +61,7 @@ def write_report(uploaded: Results, deployed: Results, ready: Results | None, va
         settings = read_settings()
         store = Store(settings)
         report = {
-            **_of_steps(uploaded, deployed, ready or {}, validated),
+            **_of_steps(uploaded, deployed, json.loads(ready) if isinstance(ready, str) else ready, validated),
             **_of_artifact(store, uploaded),
             "format": FORMAT,
             "run_id": context["run_id"],
@@ -156,6 +157,13 @@ def in_order(breadcrumbs: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Seconds per finished step, in the order of the run."""
     found = {str(crumb["task_id"]): float(crumb["duration"] or 0.0) for crumb in breadcrumbs}
     return {step: round(found[step], 1) for step in STEPS if step in found}
+
+
+def _decoded(result: Results | str | None) -> Results:
+    # Airflow 3.3 encodes the XComs of a TaskSuccessEvent twice (models/trigger.py hands them to the ORM's xcom_push,
+    # whose XComModel.set makes JSON of what the column makes JSON of again), so the worker gets a string.
+    decoded: Results = json.loads(result) if isinstance(result, str) else result or {}
+    return decoded
 
 
 def _of_steps(uploaded: Results, deployed: Results, ready: Results, validated: Results) -> dict[str, Any]:

@@ -61,10 +61,9 @@ class Target:
         self.runtime = ""
 
     def make(self) -> None:
-        for path in sorted((KUBERNETES / "target").glob("*.yaml")):
-            if path.name == "kustomization.yaml":
-                continue
-            for thing in yaml.safe_load_all(path.read_text()):
+        kustomization = yaml.safe_load((KUBERNETES / "target" / "kustomization.yaml").read_text())
+        for name in kustomization["resources"]:  # the namespace comes first
+            for thing in yaml.safe_load_all((KUBERNETES / "target" / name).read_text()):
                 self.create(self._moved(thing))
         self.create(
             {
@@ -110,7 +109,7 @@ class Target:
         return mine
 
     def deploy(self, name: str, result: Path, *more: str, **serving: Any) -> int:
-        block = json.dumps({"runtime": self.runtime, **serving})
+        block = json.dumps({"runtime": self.runtime, "cpu": "40m", "memory": "64Mi", **serving})
         return main(
             [
                 "deploy", "--name", name, "--namespace", self.namespace, "--artifact", ARTIFACT,
@@ -171,7 +170,7 @@ def test_a_deploy_is_admitted_and_made_into_a_deployment_of_this_release(target:
     server = next(one for one in template["spec"]["containers"] if one["name"] == "kserve-container")
     assert server["image"] == IMAGE
     assert "--served-model-name=first" in server["args"], "KServe filled in the runtime's template"
-    assert server["resources"]["limits"] == {"cpu": "2", "memory": "6Gi"}
+    assert server["resources"]["limits"] == {"cpu": "40m", "memory": "64Mi"}
     assert template["spec"]["automountServiceAccountToken"] is False
     assert template["spec"]["serviceAccountName"] == "airfreight-model"
     assert template["spec"]["terminationGracePeriodSeconds"] == 60
@@ -237,7 +236,7 @@ def test_stop_and_resume_touch_one_annotation_and_a_deploy_leaves_it(target: Tar
     assert json.loads(result.read_text())["changed"] is False
     wait_for("no Deployment", lambda: target.cluster.get(DEPLOYMENTS, target.namespace, "power-predictor") is None)
 
-    assert target.deploy("power", result, memory="7Gi") == 0
+    assert target.deploy("power", result, memory="65Mi") == 0
     said = json.loads(result.read_text())
     assert said["changed"] and said["stopped"], "a delivery to a stopped model leaves it stopped"
     verdict = assess(target.observe("power"), said["release"], datetime.now(UTC))
@@ -249,7 +248,7 @@ def test_stop_and_resume_touch_one_annotation_and_a_deploy_leaves_it(target: Tar
 
     assert main(["resume", *power]) == 0
     wait_for("the Deployment", lambda: target.cluster.get(DEPLOYMENTS, target.namespace, "power-predictor"))
-    assert target.deploy("power", result, memory="7Gi") == 0
+    assert target.deploy("power", result, memory="65Mi") == 0
     assert json.loads(result.read_text())["changed"] is False
 
 
@@ -331,7 +330,7 @@ def test_a_gpu_that_is_not_there_is_named(target: Target, result: Path) -> None:
 
     found = wait_for("the scheduler's verdict", lacks)
     assert found.cause is Cause.UNSCHEDULABLE
-    assert found.sentence.startswith("gpu: no node has enough nvidia.com/gpu for its pod (0/")
+    assert found.sentence.startswith("gpu: no node has enough nvidia.com/gpu for its pod (0/1 nodes are available: ")
 
 
 def test_a_specification_kserve_cannot_serve(target: Target, result: Path) -> None:
@@ -358,5 +357,5 @@ def test_the_doctor_sees_what_this_namespace_lacks(target: Target) -> None:
     )
     assert checks[f"Secret airfreight-store in {target.namespace}"].state is State.MISSING
     assert checks["rights of airfreight-deployer"].state is State.OK
-    assert checks["rights of airfreight-airflow"].detail.startswith("it may not get pods in ")
+    assert checks["rights of airfreight-airflow"].detail.startswith("it may not create pods in ")
     assert target.runtime in checks[f"ServingRuntimes in {target.namespace}"].detail

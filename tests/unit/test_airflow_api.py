@@ -120,6 +120,7 @@ def test_a_token_of_the_users_own_is_not_renewed(airflow: Airflow) -> None:
         (400, "Invalid input for param gpus: 99 is greater", RequestError, "Invalid input for param gpus"),
         (422, [{"loc": ["body", "x"], "msg": "extra"}], RequestError, "Airflow refuses the request: body.x: extra"),
         (403, "Forbidden", RequestError, "ask for a role"),
+        (409, "Unique constraint violation", RequestError, "There is a run with this id already: choose another id"),
         (404, "no such dag", RequestError, "look at the name"),
         (503, "starting", TemporaryError, "answered 503 (starting): try again"),
     ],

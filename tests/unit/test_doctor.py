@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from airfreight import cluster as kinds
 from airfreight.cluster import Resource, Right
 from airfreight.doctor import (
+    WORKER_ACCOUNTS,
     Check,
     Place,
     State,
@@ -257,3 +261,48 @@ def test_a_secret_without_kserves_annotations_may_be_for_aws() -> None:
     check = judge_secret(thing("airfreight-store", data=keys), "models", target=True)
     assert check.state is State.OK and "annotate it with serving.kserve.io/s3-endpoint" in check.remedy
     assert not judge_secret(thing("airfreight-store", data=keys), "airfreight", target=False).remedy
+
+
+SHIPPED = Path(__file__).parents[2] / "include" / "kubernetes"
+
+
+def shipped() -> list[Thing]:
+    files = [*SHIPPED.glob("worker/*.yaml"), *SHIPPED.glob("target/*.yaml")]
+    return [one for file in files if file.name != "kustomization.yaml" for one in yaml.safe_load_all(file.read_text())]
+
+
+def allowed(namespace: str, account: str) -> Iterator[Right]:
+    """Yield what the shipped Roles, through the shipped bindings, allow a service account of namespace airfreight."""
+    subject = {"kind": "ServiceAccount", "name": account, "namespace": "airfreight"}
+    bindings = [one for one in shipped() if one["kind"] == "RoleBinding" and subject in one["subjects"]]
+    names = {one["roleRef"]["name"] for one in bindings if one["metadata"]["namespace"] == namespace}
+    for role in (one for one in shipped() if one["kind"] == "Role"):
+        if role["metadata"]["name"] not in names or role["metadata"]["namespace"] != namespace:
+            continue
+        for rule in role["rules"]:
+            for group, name, verb in product(rule["apiGroups"], rule["resources"], rule["verbs"]):
+                resource, _, subresource = name.partition("/")
+                yield Right(namespace, verb, resource, group, subresource)
+
+
+@pytest.mark.parametrize("account", ["airfreight-deployer", "airfreight-airflow"])
+def test_what_is_shipped_gives_every_right_the_doctor_asks_for(account: str) -> None:
+    given = {*allowed("models", account), *allowed("airfreight", account)}
+    assert set(needed_rights(Place())[account]) <= given
+
+
+def test_what_is_shipped_gives_no_more_than_it_should() -> None:
+    everything = [
+        right for one in WORKER_ACCOUNTS for place in ("models", "airfreight") for right in allowed(place, one)
+    ]
+    assert not [right for right in everything if right.resource == "secrets" or "*" in (right.verb, right.resource)]
+    assert {right.verb for right in allowed("models", "airfreight-airflow")} == {"get", "list", "watch"}
+    for account in ("airfreight-publisher", "airfreight-validator"):
+        assert [*allowed("models", account), *allowed("airfreight", account)] == []
+    tokenless = {one["metadata"]["name"] for one in shipped() if one.get("automountServiceAccountToken") is False}
+    assert tokenless == {"airfreight-publisher", "airfreight-validator", "airfreight-model"}
+
+
+def test_the_service_account_of_the_models_lists_the_stores_secret() -> None:
+    (account,) = [one for one in shipped() if one["metadata"]["name"] == "airfreight-model"]
+    assert account["secrets"] == [{"name": "airfreight-store"}]

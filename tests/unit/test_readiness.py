@@ -235,10 +235,14 @@ def unschedulable(since_s: float, message: str) -> Thing:
 
 
 def test_unschedulable_names_what_is_lacking_and_waits_for_a_node() -> None:
-    message = "0/3 nodes are available: 1 Insufficient cpu, 3 Insufficient nvidia.com/gpu. preemption: 0/3 nodes."
+    message = (
+        "0/3 nodes are available: 1 Insufficient cpu, 3 Insufficient nvidia.com/gpu. no new claims to deallocate, "
+    )
+    message += "preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
     assert "no node has enough cpu and nvidia.com/gpu" in pending(judge(unschedulable(30, message)))
     sentence = failed(judge(unschedulable(130, message)), Cause.UNSCHEDULABLE, FailureKind.REQUEST)
-    assert "no node has enough cpu and nvidia.com/gpu" in sentence and "preemption" not in sentence
+    assert "no node has enough cpu and nvidia.com/gpu" in sentence
+    assert "(0/3 nodes are available: 1 Insufficient cpu, 3 Insufficient nvidia.com/gpu);" in sentence
 
 
 def test_unschedulable_for_its_selector() -> None:
@@ -319,22 +323,47 @@ def test_a_crash_that_is_over_is_forgotten() -> None:
     assert judge(pod(status), isvc=service(), dep=deployment()) == Ready()
 
 
+INITIALIZER = "2026-11-22 16:54:46.521 1 storage.initializer INFO [kserve_storage.py:download():168] Copying contents\n"
+INITIALIZER += "2026-11-22 16:54:46.791 1 storage.initializer ERROR [initializer-entrypoint:<module>():28] "
+
+
 @pytest.mark.parametrize(
-    ("message", "kind"),
+    ("message", "reason", "kind"),
     [
+        # As KServe 0.20's initializer says it: a wrong key, no such bucket, no such prefix.
         (
-            "Traceback\nClientError: An error occurred (403) when calling HeadBucket: Forbidden",
+            f"{INITIALIZER}Storage initialization failed: S3 error [403]: Forbidden\n",
+            "S3 error [403]: Forbidden",
             FailureKind.REQUEST,
         ),
-        ("RuntimeError: Failed to fetch model. NoSuchBucket", FailureKind.REQUEST),
-        ("botocore.exceptions.EndpointConnectionError: Could not connect", FailureKind.TEMPORARY),
+        (
+            f"{INITIALIZER}Storage initialization failed: S3 resource 'no-such-bucket' not found.\n",
+            "S3 resource 'no-such-bucket' not found",
+            FailureKind.REQUEST,
+        ),
+        (
+            f"{INITIALIZER}Storage initialization failed: Failed to fetch model. No model found in acme/none/x/.\n",
+            "Failed to fetch model. No model found in acme/none/x/",
+            FailureKind.REQUEST,
+        ),
+        (
+            "Traceback\nbotocore.exceptions.EndpointConnectionError: Could not connect",
+            "botocore.exceptions.EndpointConnectionError: Could not connect",
+            FailureKind.TEMPORARY,
+        ),
     ],
 )
-def test_a_model_that_cannot_be_fetched(message: str, kind: FailureKind) -> None:
+def test_a_model_that_cannot_be_fetched(message: str, reason: str, kind: FailureKind) -> None:
     once = crashed(1, 0, message=message, name="storage-initializer")
-    assert message.splitlines()[-1] in pending(judge(pod(once)))
+    assert reason in pending(judge(pod(once)))
     sentence = failed(judge(pod(once | {"restartCount": 1})), Cause.STORAGE, kind)
-    assert message.splitlines()[-1] in sentence and "Secret airfreight-store" in sentence
+    assert f"the storage-initializer cannot fetch the model ({reason}); correct the bucket" in sentence
+    assert "Secret airfreight-store" in sentence
+
+
+def test_of_a_long_log_the_end_is_kept() -> None:
+    verdict = judge(pod(crashed(1, 2)), logs={"pong-predictor-abc": "x" * 2000 + " ValueError: the reason"})
+    assert failed(verdict, Cause.CRASH, FailureKind.GATE).endswith("ValueError: the reason")
 
 
 def test_another_init_container() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -82,6 +83,13 @@ def test_what_it_says_of_the_artifact_is_read_back(objects: dict[str, bytes]) ->
         assert fact in text
     assert text.index('"resolve": 6.1') < text.index('"validate": 4.0')
     assert "something_else" not in text
+
+
+@pytest.mark.parametrize("ready", [{"seconds": 20.0}, '{"seconds": 20.0}'], ids=["from the worker", "from the trigger"])
+def test_the_sensors_result_may_come_from_worker_or_trigger(objects: dict[str, bytes], ready: Any) -> None:
+    reports.write_report(uploaded=UPLOADED, deployed=DEPLOYED, ready=ready, validated=VALIDATED)
+    report = json.loads(objects["s3://llm-models/.airfreight/reports/deliver_model/manual__1.json"])
+    assert report["ready_seconds"] == 20.0
 
 
 def test_an_answer_cannot_break_the_table(objects: dict[str, bytes]) -> None:

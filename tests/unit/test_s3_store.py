@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import botocore.exceptions
@@ -14,7 +15,7 @@ from airfreight.errors import AirfreightError, RequestError, TemporaryError
 from airfreight.manifest import ManifestFile
 from airfreight.retry import ThrottledError
 from airfreight.source import S3Root
-from airfreight.stores.s3 import MIB, OBJECT_LIMIT, PART_SIZE, PARTS_LIMIT, S3Store, connect, part_size
+from airfreight.stores.s3 import MIB, OBJECT_LIMIT, PART_SIZE, PARTS_LIMIT, S3Store, _Readable, connect, part_size
 from airfreight.stores.s3_errors import Place
 from tests.unit.memory_store import describe
 
@@ -41,6 +42,18 @@ def test_client_is_path_style_unsigned_and_does_not_retry() -> None:
     assert config.retries["total_max_attempts"] == 1
     assert (config.connect_timeout, config.read_timeout) == (5, 60)
     assert connect(S3Settings()).meta.config.s3["addressing_style"] == "auto"
+
+
+@given(st.binary(max_size=50), st.lists(st.integers(0, 20), max_size=5))
+def test_a_part_reads_as_a_file_does(content: bytes, counts: list[int]) -> None:
+    ours, theirs = _Readable(bytearray(content)), io.BytesIO(content)
+    for count in counts:
+        assert ours.read(count) == theirs.read(count)
+        assert ours.tell() == theirs.tell()
+    assert ours.seek(-len(content), io.SEEK_END) == theirs.seek(-len(content), io.SEEK_END) == 0
+    assert ours.read() == content
+    assert ours.seek(len(content) + 5) == theirs.seek(len(content) + 5)
+    assert ours.read(1) == b""
 
 
 def test_artifact_ends_in_a_slash() -> None:

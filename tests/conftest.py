@@ -1,0 +1,25 @@
+"""What all tests share. Airflow reads its environment when it is first imported, so tests/unit/conftest.py stands for itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from devcluster import control_plane
+from devcluster.config import Cluster
+
+
+@pytest.fixture(scope="session")
+def embedded() -> Cluster:
+    """The embedded cluster; it must be up (`make cluster-up`), and its absence fails: nothing is skipped silently."""
+    cluster = Cluster.from_environment()
+    if not control_plane.api_answers(cluster):
+        pytest.fail("the embedded cluster is not up: run `make cluster-up`", pytrace=False)
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def kubeconfig(embedded: Cluster) -> Path:
+    """The administrator's kubeconfig of the embedded cluster."""
+    return embedded.kubeconfig
