@@ -65,6 +65,7 @@ STEPS = (
 )
 ALL = (
     "airflow",
+    "airflow-tests",
     "proxy",
     "kubelet",
     "kube-proxy",

@@ -40,7 +40,9 @@ def base_environment(home: Path, port: int, password: str) -> dict[str, str]:
     pki.write_private(home / "passwords.json", json.dumps({USER: password}))
     keys = home / "keys.json"
     if not keys.exists():
-        pki.write_private(keys, json.dumps({"fernet": Fernet.generate_key().decode(), "jwt": secrets.token_urlsafe(64)}))
+        pki.write_private(
+            keys, json.dumps({"fernet": Fernet.generate_key().decode(), "jwt": secrets.token_urlsafe(64)})
+        )
     made = json.loads(keys.read_text())
     environment = {
         "AIRFLOW_HOME": str(home),
@@ -58,7 +60,7 @@ def base_environment(home: Path, port: int, password: str) -> dict[str, str]:
         "AIRFLOW__API__WORKERS": "1",
         "AIRFLOW__API_AUTH__JWT_SECRET": made["jwt"],
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "10",
-        "AIRFLOW__SCHEDULER__ENABLE_HEALTH_CHECK": "False",
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",  # the default second, six times a run, is felt
         "AIRFLOW__TRIGGERER__DEFAULT_CAPACITY": "50",
         "AIRFLOW__LOGGING__BASE_LOG_FOLDER": str(home / "logs"),
         "PYTHONPATH": str(REPOSITORY / "include"),
@@ -86,22 +88,31 @@ def site_environment(cluster: Cluster) -> dict[str, str]:
     }
 
 
-def start(cluster: Cluster, extra: dict[str, str] | None = None, *, home: Path | None = None, port: int = PORT) -> str:
-    """Start Airflow for the embedded cluster, or start it anew when its configuration changed; wait until it is healthy."""
+def start(
+    cluster: Cluster, extra: dict[str, str] | None = None, *, home: Path | None = None, port: int = PORT, name: str = NAME
+) -> str:
+    """Start Airflow for the embedded cluster, or anew when its configuration changed; wait until it is healthy.
+
+    Args:
+        extra: environment beside, and before, the embedded cluster's own settings.
+        home: AIRFLOW_HOME; the cluster's own when none is given.
+        name: of the daemon; tests run one of their own beside the demo's.
+    Returns:
+        "running" when it ran already, as asked; "started" otherwise.
+    """
     home = home or cluster.state / "airflow"
     password = credentials(cluster)["airflow_password"]
     environment = {**base_environment(home, port, password), **site_environment(cluster), **(extra or {})}
     stamp = home / "environment.json"
-    running = daemons.pid_of(cluster, NAME)
     wanted = json.dumps({key: value for key, value in environment.items() if key != "PATH"}, sort_keys=True)
-    if running and stamp.exists() and stamp.read_text() == wanted:
-        _wait_healthy(cluster, port)
+    if daemons.pid_of(cluster, name) and stamp.exists() and stamp.read_text() == wanted:
+        _wait_healthy(cluster, port, name)
         return "running"
-    daemons.stop(cluster, [NAME], grace_s=20)
+    daemons.stop(cluster, [name], grace_s=20)
     refuse_taken_port(port)
     pki.write_private(stamp, wanted)
-    daemons.start(cluster, NAME, [Path(sys.executable).parent / "airflow", "standalone"], env=environment, cwd=home)
-    _wait_healthy(cluster, port)
+    daemons.start(cluster, name, [Path(sys.executable).parent / "airflow", "standalone"], env=environment, cwd=home)
+    _wait_healthy(cluster, port, name)
     return "started"
 
 
@@ -118,12 +129,14 @@ def refuse_taken_port(port: int) -> None:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise DevClusterError(f"port {port} is taken by another program: stop it, or set AIRFREIGHT_AIRFLOW_PORT to a free one.") from error
+            raise DevClusterError(
+                f"port {port} is taken by another program: stop it, or set AIRFREIGHT_AIRFLOW_PORT to a free one."
+            ) from error
 
 
-def _wait_healthy(cluster: Cluster, port: int) -> None:
+def _wait_healthy(cluster: Cluster, port: int, name: str = NAME) -> None:
     def healthy() -> bool:
-        daemons.check_alive(cluster, NAME)
+        daemons.check_alive(cluster, name)
         return is_healthy(port)
 
     wait_until("Airflow's health", healthy, timeout_s=300, poll_s=0.5)
@@ -137,7 +150,10 @@ def is_healthy(port: int) -> bool:
         return False
     with urllib.request.urlopen(f"{url(port)}/api/v2/monitor/health", timeout=5) as answer:
         health = json.load(answer)
-    return all(part.get("status") in ("healthy", None) for part in health.values()) and health["scheduler"]["status"] == "healthy"
+    return (
+        all(part.get("status") in ("healthy", None) for part in health.values())
+        and health["scheduler"]["status"] == "healthy"
+    )
 
 
 def start_standalone(home: Path, extra: dict[str, str], port: int = PORT) -> str:
@@ -171,8 +187,12 @@ def serve_ui(cluster: Cluster, port: int = PORT) -> int:
             start_new_session=True,
         )  # fmt: skip
         try:
-            wait_until("Airflow's health", lambda: _running(process, home) and is_healthy(port), timeout_s=300, poll_s=0.5)
-            say(f"Airflow is at {url(port)} (user {USER}, password {secret.read_text()}) after {time.monotonic() - begun:.0f} s.")
+            wait_until(
+                "Airflow's health", lambda: _running(process, home) and is_healthy(port), timeout_s=300, poll_s=0.5
+            )
+            say(
+                f"Airflow is at {url(port)} (user {USER}, password {secret.read_text()}) after {time.monotonic() - begun:.0f} s."
+            )
             say("There is no cluster behind it: DAGs and forms can be looked at, runs cannot succeed. Ctrl-C ends it.")
             return process.wait()
         except KeyboardInterrupt:

@@ -10,13 +10,14 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from airfreight.airflow_api import AirflowApi, RunSummary
+from airfreight.commands.people import DAG_ID, show
+from airfreight.errors import AirfreightError
 from devcluster import __main__ as cluster_commands
 from devcluster import airflow, daemons
 from devcluster.addons import credentials
@@ -35,11 +36,6 @@ class Target:
     url: str
     user: str
     password: str
-
-    def environment(self) -> dict[str, str]:
-        """For the `airfreight` command."""
-        return {"AIRFREIGHT_AIRFLOW_URL": self.url, "AIRFREIGHT_AIRFLOW_USER": self.user,
-                "AIRFREIGHT_AIRFLOW_PASSWORD": self.password}  # fmt: skip
 
 
 def start_proxy(cluster: Cluster, allow: tuple[str, ...] = ()) -> str:
@@ -79,7 +75,9 @@ def prepare(model: str, cluster: Cluster) -> Target:
     begun = time.monotonic()
     extra: dict[str, str] = {}
     if model.split("/")[0] != STAND_IN_MODEL.split("/")[0]:
-        say(f"  · {model} is on the public hub: publisher pods reach it through a proxy that lets only hub hosts through")
+        say(
+            f"  · {model} is on the public hub: publisher pods reach it through a proxy that lets only hub hosts through"
+        )
         extra = through_proxy(cluster, start_proxy(cluster), "")
     remark = airflow.start(cluster, extra)
     say(f"  ✓ Airflow at {airflow.url()}: {remark} ({time.monotonic() - begun:.0f} s)")
@@ -95,11 +93,15 @@ def prepare_current() -> Target:
         DevClusterError: `airfreight doctor` names what is missing.
     """
     if subprocess.run([_airfreight(), "doctor"], check=False).returncode != 0:
-        raise DevClusterError("the current cluster is not ready: mend what doctor names, then run this again (docs/install.md).")
+        raise DevClusterError(
+            "the current cluster is not ready: mend what doctor names, then run this again (docs/install.md)."
+        )
     needed = ("AIRFLOW__AIRFREIGHT__IMAGE", "AIRFLOW__AIRFREIGHT__RUNTIME", "AIRFLOW_CONN_AIRFREIGHT_STORE")
     missing = [name for name in needed if not os.environ.get(name)]
     if missing:
-        raise DevClusterError(f"CLUSTER=current needs {', '.join(missing)} in the environment: docs/install.md says what they hold.")
+        raise DevClusterError(
+            f"CLUSTER=current needs {', '.join(missing)} in the environment: docs/install.md says what they hold."
+        )
     cluster = Cluster.from_environment()
     home = cluster.cache / "current-airflow"
     kubeconfig = os.environ.get("KUBECONFIG", str(Path.home() / ".kube" / "config"))
@@ -113,44 +115,56 @@ def _airfreight() -> str:
     return str(Path(sys.executable).parent / "airfreight")
 
 
-def deliver(target: Target, model: str, *options: str) -> dict[str, Any]:
-    """Trigger `deliver_model` through REST, show each task as it goes, and return the run's summary.
+def deliver(target: Target, conf: Mapping[str, object]) -> RunSummary:
+    """Trigger `deliver_model` through REST, show each task as it goes, and say what the run did.
+
+    An interrupt ends the watching; the run in Airflow goes on by itself.
 
     Raises:
-        DevClusterError: the run failed; its sentence is on the screen already.
+        DevClusterError: the run failed; the message holds its sentence.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        result = Path(scratch) / "result.json"
-        words = [_airfreight(), "deliver", model, *options, "--follow", "--result", str(result)]
-        # An interrupt reaches both of us; the run in Airflow goes on by itself.
-        status = subprocess.run(words, env={**os.environ, **target.environment()}, check=False).returncode
-        if status != 0:
-            raise DevClusterError(f"the delivery failed with exit code {status}; the run is in the UI at {target.url}")
-        found: dict[str, Any] = json.loads(result.read_text())
-        return found
+    with AirflowApi(target.url, user=target.user, password=target.password) as api:
+        run_id = api.trigger(DAG_ID, conf)
+        say(f"  {run_id}")
+        show(api, DAG_ID, run_id)
+        found = api.run_summary(DAG_ID, run_id)
+    if error := found.error():
+        raise DevClusterError(f"{error.message}\nThe run is in the UI at {target.url}.")
+    return found
 
 
-def summary(run: Mapping[str, Any], target: Target, seconds: float) -> str:
+def summary(run: RunSummary, target: Target, seconds: float) -> str:
     """What a person wants to know at the end. Pure."""
-    results, steps = run["results"], {task["task_id"]: task["seconds"] for task in run["tasks"]}
+    results, steps = run.results, {task.task_id: task.seconds or 0.0 for task in run.tasks}
     resolved, copied, deployed = results["resolve"], results["upload_to_s3"], results["deploy"]
     ready, checked = results["wait_until_ready"], results["validate"]
     megabytes = copied["size_bytes"] / 1e6
     moved = copied["moved_bytes"] / 1e6
     rows = [
         ("resolve", f"{steps['resolve']:6.1f} s", f"{resolved['revision']} is commit {resolved['commit'][:12]}"),
-        ("upload_to_s3", f"{steps['upload_to_s3']:6.1f} s", f"{copied['files']} files, {megabytes:.1f} MB, of which {moved:.1f} MB moved in {copied['seconds']:.1f} s"),
-        ("deploy", f"{steps['deploy']:6.1f} s", f"release {deployed['release']}, {'applied' if deployed['changed'] else 'live already, nothing changed'}"),
-        ("wait_until_ready", f"{steps['wait_until_ready']:6.1f} s", f"the model server was ready after {ready['seconds']:.1f} s"),
+        (
+            "upload_to_s3",
+            f"{steps['upload_to_s3']:6.1f} s",
+            f"{copied['files']} files, {megabytes:.1f} MB, of which {moved:.1f} MB moved in {copied['seconds']:.1f} s",
+        ),
+        (
+            "deploy",
+            f"{steps['deploy']:6.1f} s",
+            f"release {deployed['release']}, {'applied' if deployed['changed'] else 'live already, nothing changed'}",
+        ),
+        (
+            "wait_until_ready",
+            f"{steps['wait_until_ready']:6.1f} s",
+            f"the model server was ready after {ready['seconds']:.1f} s",
+        ),
         ("validate", f"{steps['validate']:6.1f} s", f"first token after {checked['ttft_s']:.2f} s"),
         ("report", f"{steps['report']:6.1f} s", results["report"]["report"]),
     ]
     table = "\n".join(f"  {name:<18}{time_:>10}  {remark}" for name, time_, remark in rows)
-    share = run["airflow_seconds"]
     return f"""
 Delivered {resolved["source"]}
 {table}
-  {"the run":<18}{run["seconds"]:>8.1f} s  of which Airflow's own share {share:.1f} s
+  {"the run":<18}{run.seconds:>8.1f} s  of which Airflow's own share {run.airflow_seconds or 0:.1f} s
 
   artifact   {copied["artifact"]}
   service    {deployed["url"]}
@@ -169,15 +183,17 @@ Everything together took {seconds:.0f} s."""
 def main() -> int:
     """Run the demo; 0 done, 1 failed, 130 interrupted."""
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--model", default=STAND_IN_MODEL, help="owner/name; acme/… is the stand-in's, anything else the public hub's")
+    parser.add_argument(
+        "--model", default=STAND_IN_MODEL, help="owner/name; acme/… is the stand-in's, anything else the public hub's"
+    )
     parser.add_argument("--cluster", choices=["embedded", "current"], default="embedded")
     asked = parser.parse_args()
     begun = time.monotonic()
     try:
         target = prepare_current() if asked.cluster == "current" else prepare(asked.model, Cluster.from_environment())
         say(f"Delivering {asked.model} through {target.url}/api/v2/dags/deliver_model/dagRuns")
-        run = deliver(target, asked.model)
-    except DevClusterError as error:
+        run = deliver(target, {"model": asked.model})
+    except (DevClusterError, AirfreightError) as error:
         sys.stderr.write(f"\nmake demo: {error}\nLogs: make cluster-logs. To start over: make down.\n")
         return 1
     except KeyboardInterrupt:

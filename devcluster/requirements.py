@@ -17,7 +17,17 @@ def main() -> int:
     """Write the three files anew."""
     uv = toolchain.uv(Cluster.from_environment())
     for name, constraints in FILES.items():
-        words = [uv, "pip", "compile", "--quiet", "--python-version", "3.11", "--generate-hashes", "--no-annotate", "--no-header"]
+        words = [
+            uv,
+            "pip",
+            "compile",
+            "--quiet",
+            "--python-version",
+            "3.11",
+            "--generate-hashes",
+            "--no-annotate",
+            "--no-header",
+        ]
         try:
             run([*words, *constraints, f"{name}.in", "--output-file", f"{name}.txt"], cwd=REPOSITORY)
         except RunError as error:

@@ -47,7 +47,9 @@ def _secrets(cluster: Cluster) -> list[dict[str, Any]]:
     ]
 
 
-def _secret(namespace: str, name: str, data: dict[str, str], annotations: dict[str, str] | None = None) -> dict[str, Any]:
+def _secret(
+    namespace: str, name: str, data: dict[str, str], annotations: dict[str, str] | None = None
+) -> dict[str, Any]:
     metadata = {"name": name, "namespace": namespace, "annotations": annotations or {}}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data}
 

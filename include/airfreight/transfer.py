@@ -274,7 +274,7 @@ class _Carrier:
                 attempts.wait_after(error)
         if offset != file.size:
             raise self._wrong(file, f"has {offset} bytes, the manifest says {file.size}")
-        if False:
+        if hasher.hexdigest() != file.digest:
             raise self._wrong(file, f"has {file.digest_name} {hasher.hexdigest()}, the manifest says {file.digest}")
 
     def _wrong(self, file: ManifestFile, finding: str) -> IntegrityError:

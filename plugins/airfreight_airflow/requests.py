@@ -88,6 +88,21 @@ def namespace_of(params: Mapping[str, Any], default: str) -> str:
     return namespace
 
 
+def hub_secret_of(params: Mapping[str, Any]) -> str:
+    """The Secret with the hub token that the request asks for; empty: the site's.
+
+    Raises:
+        RequestError: it is no name of a Secret; perhaps somebody pasted the token itself, so it is not repeated.
+    """
+    name = _text(params, "hub_secret")
+    if name and not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", name):
+        raise RequestError(
+            '"hub_secret" is no name of a Secret: put the token into a Secret of the workers\' namespace, key token, '
+            "and give that Secret's name."
+        )
+    return name
+
+
 def serving_of(params: Mapping[str, Any], default_runtime: str) -> str:
     """The request's serving block as JSON on one line, for `airfreight deploy --serving`.
 

@@ -67,8 +67,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, minio: Any) -> Iterator[Ai
     home = tmp_path_factory.mktemp("airflow")
     password = secrets.token_hex(12)
     (home / "passwords.json").write_text(json.dumps({"admin": password}))
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     minio.client().create_bucket(Bucket="llm-models")
     with fake_kube() as kube, (home / "output").open("wb") as output:
         process = subprocess.Popen(
@@ -89,6 +88,11 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, minio: Any) -> Iterator[Ai
                 process.wait(15)
             finally:
                 end_group(process.pid)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def environment(home: Path, port: int, kube: FakeKube, minio: Any) -> dict[str, str]:
@@ -117,6 +121,9 @@ def environment(home: Path, port: int, kube: FakeKube, minio: Any) -> dict[str, 
         "AIRFLOW__API__PORT": str(port),
         "AIRFLOW__API__BASE_URL": f"http://127.0.0.1:{port}",
         "AIRFLOW__API__WORKERS": "1",
+        # Another Airflow may run on this machine: the demo's.
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",
         "AIRFLOW_CONN_AIRFREIGHT_CLUSTER": kube.connection(),
         "AIRFLOW_CONN_AIRFREIGHT_STORE": json.dumps(store),

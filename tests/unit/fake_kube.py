@@ -36,6 +36,8 @@ class FakeKube:
     log: str = "copying model.safetensors\n"
     base_state: dict[str, Any] | None = None
     """State of the base container instead of the ended one, e.g. {"waiting": {…}}."""
+    pod_status: dict[str, Any] | None = None
+    """The whole status of every pod, instead of one made of the above."""
     conditions: list[dict[str, Any]] = field(default_factory=list)
     refuse_create: tuple[int, str] | None = None
     lose_pods: bool = False
@@ -65,6 +67,8 @@ class FakeKube:
 
     def status_of(self, pod: dict[str, Any]) -> dict[str, Any]:
         """The pod's status now."""
+        if self.pod_status is not None:
+            return self.pod_status
         outcome = self.outcome(pod)
         code, message = outcome if isinstance(outcome, tuple) else (self.exit_code, self.message)
         ended = {

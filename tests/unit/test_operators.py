@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 from structlog.testing import capture_logs
 
 from airfreight_airflow.macros import RequestMacros
@@ -334,7 +334,7 @@ def test_a_missing_namespace_is_named(kube: FakeKube) -> None:
     kube.refuse_create = (404, 'namespaces "airfreight" not found')
     error, _ = fail(make_operator())
     assert isinstance(error, AirflowFailException)
-    assert "There is no namespace airfreight" in str(error)
+    assert "has no namespace airfreight for our pods" in str(error)
 
 
 def test_a_missing_connection_is_named(kube: FakeKube, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,6 +343,33 @@ def test_a_missing_connection_is_named(kube: FakeKube, monkeypatch: pytest.Monke
     assert isinstance(error, AirflowFailException)
     assert "connection nowhere" in str(error)
     assert "of type kubernetes" in str(error)
+
+
+def test_a_task_out_of_time_deletes_its_pod_and_is_retried(kube: FakeKube, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_time(self: object, pod: object) -> None:
+        raise AirflowTaskTimeout("Timeout")
+
+    monkeypatch.setattr(AirfreightPodOperator, "await_pod_completion", out_of_time)
+    kube.base_state = {"running": {"startedAt": "2026-01-01T00:00:00Z"}}
+    error, failure = fail(make_operator())
+    assert str(error) == "upload_to_s3 took longer than 0:15:00 and was stopped."
+    assert failure["exit_code"] == 75
+    assert kube.pods == {}
+
+
+def test_a_pod_the_cluster_evicted_is_retried_with_its_reason(kube: FakeKube) -> None:
+    kube.pod_status = {"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}
+    error, _ = fail(make_operator())
+    assert not isinstance(error, AirflowFailException)
+    assert "ended the pod of upload_to_s3 (Evicted: The node was low on resource: memory.)" in str(error)
+
+
+def test_a_token_pasted_for_a_secrets_name_is_refused_and_not_repeated(kube: FakeKube) -> None:
+    error, _ = fail(make_operator(), {"hub_secret": "hf_AbCdEf"})
+    assert isinstance(error, AirflowFailException)
+    assert "is no name of a Secret" in str(error)
+    assert "hf_AbCdEf" not in str(error)
+    assert kube.created == []
 
 
 def test_marking_a_task_as_failed_deletes_its_pod(kube: FakeKube) -> None:

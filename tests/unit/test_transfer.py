@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 
@@ -271,7 +272,7 @@ def test_the_first_failure_ends_all_work() -> None:
     wrong = {**CONTENTS, "model-2.safetensors": bytes(10200)}
     store = MemoryStore()
     with pytest.raises(IntegrityError, match=r"model-2\.safetensors has sha256"):
-        copy(Dripping(wrong, described=describe(CONTENTS)), store)
+        copy(Dripping(wrong, described=describe(CONTENTS)), store, patience=Patience(deadline=time.monotonic() + 20))
     assert store.unfinished == []
     assert store.manifest is None
 
