@@ -71,6 +71,7 @@ def start(
             [str(word) for word in command],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env={**os.environ, **(env or {})}, cwd=cwd,
         )  # fmt: skip
+    _CHILDREN[process.pid] = process
     _record(cluster, name).write_text(json.dumps({"pid": process.pid, "started": _start_time(process.pid)}))
 
 
@@ -109,12 +110,14 @@ def _wait_group_gone(pid: int) -> None:
         time.sleep(0.05)
 
 
+# This process's own children. They outlive it on purpose; dropped while they run, Popen would warn of them.
+_CHILDREN: dict[int, subprocess.Popen[bytes]] = {}
+
+
 def _reap(pids: Iterable[int]) -> None:
     for pid in pids:
-        try:
-            os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:
-            continue
+        if pid in _CHILDREN and _CHILDREN[pid].poll() is not None:
+            del _CHILDREN[pid]
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:

@@ -94,7 +94,8 @@ def _publisher_env(site: Settings, hub_secret: str) -> Iterator[k8s.V1EnvVar]:
         # The site's Secret may be absent; one that the request names must exist.
         yield _from_secret("HF_TOKEN", secret, "token", optional=not hub_secret)
     if site.https_proxy:
-        yield k8s.V1EnvVar(name="HTTPS_PROXY", value=site.https_proxy)
+        for name in ("HTTPS_PROXY", "HTTP_PROXY"):  # both: a mirror may speak plain http
+            yield k8s.V1EnvVar(name=name, value=site.https_proxy)
         # The proxy is for the hub. The store stands near the pods, and weights would pass it twice.
         store = urlsplit(site.store_endpoint).hostname
         hosts = [host.strip() for host in site.no_proxy.split(",") if host.strip()]
