@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import fcntl
 import os
-import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import replace
 
 from devcluster import (
     addons,
@@ -19,15 +15,20 @@ from devcluster import (
     daemons,
     engine,
     images,
+    kernel,
+    leftovers,
     network,
     node,
     pki,
     preflight,
+    scratch,
+    state,
     tenant,
     toolchain,
 )
 from devcluster.config import Cluster
-from devcluster.shell import DevClusterError
+from devcluster.lock import lock
+from devcluster.shell import DevClusterError, RunError, interrupt_on_signals
 from devcluster.steps import Step, run_steps, say
 
 STEPS = (
@@ -63,32 +64,8 @@ STEPS = (
     Step("kserve", "install KServe", addons.install_kserve, ("dns", "initializer-image")),
     Step("tenant", "install Airfreight's own objects", tenant.install, ("kserve", "store", "worker", "runtime-image")),
 )
-ALL = (
-    "airflow",
-    "airflow-tests",
-    "proxy",
-    "kubelet",
-    "kube-proxy",
-    "kube-router",
-    "volumes",
-    *reversed(control_plane.NAMES),
-    "containerd",
-    "registry",
-)
-
-
-@contextmanager
-def lock(cluster: Cluster) -> Iterator[None]:
-    """One `up` or `down` at a time on a machine."""
-    path = cluster.cache / "lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("  · another `up` or `down` is at work; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+NEEDED = ("kubelet", "kube-proxy", "kube-router", "volumes", *reversed(control_plane.NAMES), "containerd", "registry")
+BESIDE = ("airflow", "proxy")  # run when `make demo` wants them
 
 
 def up(cluster: Cluster) -> None:
@@ -98,53 +75,86 @@ def up(cluster: Cluster) -> None:
         DevClusterError: it cannot run here, or a step failed.
     """
     start = time.monotonic()
+    _reach_directly(cluster)
     machine = preflight.look(cluster)
     say(preflight.announcement(machine, cluster))
     reasons = preflight.refusals(machine, cluster)
     if reasons:
         raise DevClusterError("this machine cannot run the embedded cluster:\n  " + "\n  ".join(reasons))
-    with lock(cluster):
+    with lock():
         if _is_broken(cluster):
-            say("  · a cluster from before is incomplete: clearing it")
+            say("  · a cluster from before cannot be gone on with: clearing it")
             _clear(cluster)
+        state.claim(cluster)
+        scratch.sweep(cluster)
+        images.sweep(cluster)
         run_steps(cluster, STEPS)
     say(f"The cluster is up ({time.monotonic() - start:.0f} s).")
 
 
+def _reach_directly(cluster: Cluster) -> None:
+    """Keep a proxy of the shell's, which downloads may need, out of the way to the cluster; children inherit it."""
+    for name in ("NO_PROXY", "no_proxy"):
+        given = os.environ.get(name, "")
+        if cluster.no_proxy not in given:
+            os.environ[name] = f"{given},{cluster.no_proxy}".lstrip(",")
+
+
 def _is_broken(cluster: Cluster) -> bool:
-    """Whether a former cluster cannot be gone on with: the machine was restarted, or its network is gone.
+    """Whether the machine was restarted, the network is gone or another subnet is wanted; then only a new one helps.
 
     A process that merely ended is started again by its step, on the state that is there.
     """
+    if _in_use(cluster).subnet != cluster.subnet:
+        return True
     if not (cluster.state / "etcd").exists():
         return False
     return not network.namespace_path(cluster).exists() or not daemons.same_boot(cluster)
 
 
+def _in_use(cluster: Cluster) -> Cluster:
+    """The cluster with the subnet that the one on this machine has, which may not be the one of today's settings."""
+    found = () if "iproute2" in toolchain.missing_packages() else network.routes()
+    return replace(cluster, subnet=network.subnet_in_use(found) or cluster.subnet)
+
+
 def down(cluster: Cluster) -> None:
     """Stop the cluster and remove all of it but the caches; safe in any state."""
-    with lock(cluster):
+    with lock():
         _clear(cluster)
     say("The cluster is down; the caches are kept (make clean removes them).")
 
 
 def _clear(cluster: Cluster) -> None:
-    daemons.stop(cluster, ALL)
-    node.remove_leftovers(cluster)
-    network.remove(cluster)
-    shutil.rmtree(cluster.state, ignore_errors=False) if cluster.state.exists() else None
+    present = _in_use(cluster)
+    # Recorded ones may be more: tests start an Airflow of their own.
+    daemons.stop(present, dict.fromkeys((*BESIDE, *NEEDED, *daemons.recorded(present))))
+    beside = replace(present, state=cluster.cache / "current-airflow")  # of `make demo CLUSTER=current`
+    daemons.stop(beside, daemons.recorded(beside))
+    leftovers.remove(present)
+    network.remove(present)
+    kernel.put_back(present)
+    state.remove(present)
 
 
 def status(cluster: Cluster) -> bool:
-    """Print what runs; True when the whole cluster does."""
-    running = {name: daemons.pid_of(cluster, name) for name in ALL}
+    """Print what runs; True when all of the cluster does."""
+    running = {name: daemons.pid_of(cluster, name) for name in (*BESIDE, *NEEDED)}
     for name, pid in running.items():
-        say(f"  {'✓' if pid else '·'} {name:<24} {f'pid {pid}' if pid else 'not running'}")
+        sign = "✓" if pid else "·" if name in BESIDE else "✗"
+        say(f"  {sign} {name:<24} {f'pid {pid}' if pid else 'not running'}")
     ready = control_plane.api_answers(cluster)
     say(f"  {'✓' if ready else '✗'} {'API server answers':<24} {cluster.api_url if ready else ''}")
     if ready:
-        say(control_plane.kubectl(cluster, "get", "pods,inferenceservices", "--all-namespaces"))
-    return ready
+        say(_objects(cluster))
+    return ready and all(running[name] for name in NEEDED)
+
+
+def _objects(cluster: Cluster) -> str:
+    try:
+        return control_plane.kubectl(cluster, "get", "pods,inferenceservices", "--all-namespaces")
+    except RunError:  # KServe is not installed yet
+        return control_plane.kubectl(cluster, "get", "pods", "--all-namespaces")
 
 
 def logs(cluster: Cluster, name: str | None, lines: int) -> None:
@@ -156,18 +166,40 @@ def logs(cluster: Cluster, name: str | None, lines: int) -> None:
 
 def clean(cluster: Cluster) -> None:
     """Take the cluster down and forget the caches."""
-    down(cluster)
-    shutil.rmtree(cluster.cache, ignore_errors=True)
-    say(f"Removed {cluster.cache}.")
+    with lock():
+        _clear(cluster)
+        state.forget_cache(cluster)
+    say(f"The cluster is down and the caches in {cluster.cache} are removed.")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0 done, 1 failed, 2 wrong usage."""
+    """Run one command; 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     words = sys.argv[1:] if arguments is None else arguments
-    cluster = Cluster.from_environment()
-    if words[:1] == ["kubectl"]:
-        os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
-        return subprocess.run([cluster.bin / "kubectl", *words[1:]], check=False).returncode
+    interrupt_on_signals()
+    try:
+        cluster = Cluster.from_environment()
+        _reach_directly(cluster)
+        return _kubectl(cluster, words[1:]) if words[:1] == ["kubectl"] else _perform(cluster, _parse(words))
+    except DevClusterError as error:
+        sys.stderr.write(f"devcluster: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("devcluster: interrupted; run it again to go on, or `make down` to clear up\n")
+        return 130
+    except BrokenPipeError:  # `status | head`: who reads has seen enough; Python would complain once more at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _kubectl(cluster: Cluster, words: list[str]) -> int:
+    """Become kubectl, so that Ctrl-C and the terminal are its own."""
+    program = cluster.bin / "kubectl"
+    if not program.exists():
+        raise DevClusterError("kubectl has not been built yet: run `make cluster-up`")
+    os.execve(program, ["kubectl", *words], {**os.environ, "KUBECONFIG": str(cluster.kubeconfig)})
+
+
+def _parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="devcluster", description="The embedded cluster of Airfreight.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("up", help="bring it up; does only what is missing")
@@ -179,15 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
     show = commands.add_parser("logs", help="the processes' logs")
     show.add_argument("name", nargs="?", help="one process, such as kubelet")
     show.add_argument("--lines", type=int, default=40)
-    asked = parser.parse_args(words)
-    try:
-        return _perform(cluster, asked)
-    except DevClusterError as error:
-        sys.stderr.write(f"devcluster: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("devcluster: interrupted; run it again to go on, or `make down` to clear up\n")
-        return 130
+    return parser.parse_args(words)
 
 
 def _perform(cluster: Cluster, asked: argparse.Namespace) -> int:

@@ -1,4 +1,7 @@
-"""Where the embedded cluster's files lie and which addresses it has. Read from the environment once, passed down as a value."""
+"""Where the embedded cluster's files lie and which addresses it has.
+
+Read from the environment once, passed down as a value.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+from devcluster.shell import DevClusterError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEFAULT_SUBNET = "198.18.0.0/16"  # RFC 2544 keeps 198.18.0.0/15 for tests of network devices: nobody's real network
@@ -32,18 +37,13 @@ class Cluster:
         """Read AIRFREIGHT_CACHE, AIRFREIGHT_CLUSTER_STATE and AIRFREIGHT_CLUSTER_SUBNET; each has a default.
 
         Raises:
-            ValueError: the subnet is not an IPv4 block of /16 or larger.
+            DevClusterError: the subnet is not an IPv4 block of /16 or larger.
         """
         default_cache = Path(environment.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "airfreight"
-        subnet = ipaddress.IPv4Network(environment.get("AIRFREIGHT_CLUSTER_SUBNET", DEFAULT_SUBNET))
-        if subnet.prefixlen > 16:
-            raise ValueError(
-                f"AIRFREIGHT_CLUSTER_SUBNET is {subnet}: give a block of /16 or larger, such as {DEFAULT_SUBNET}."
-            )
         return cls(
-            cache=Path(environment.get("AIRFREIGHT_CACHE", default_cache)),
-            state=Path(environment.get("AIRFREIGHT_CLUSTER_STATE", "/var/lib/airfreight-devcluster")),
-            subnet=subnet,
+            cache=Path(environment.get("AIRFREIGHT_CACHE") or default_cache).absolute(),
+            state=Path(environment.get("AIRFREIGHT_CLUSTER_STATE") or "/var/lib/airfreight-devcluster").absolute(),
+            subnet=_subnet(environment.get("AIRFREIGHT_CLUSTER_SUBNET") or DEFAULT_SUBNET),
         )
 
     # Names on the host. One cluster a machine, so they are constants.
@@ -107,6 +107,15 @@ class Cluster:
     hub_service_url = "http://hub.hub.svc.cluster.local:8090"
 
     @property
+    def no_proxy(self) -> str:
+        """For NO_PROXY: what is reached directly; the two addresses are for programs that know no blocks."""
+        return f"localhost,127.0.0.1,{self.node_ip},{self.host_ip},{self.subnet},.svc,.cluster.local"
+
+    @property
+    def scratch(self) -> Path:
+        return self.cache / "scratch"
+
+    @property
     def bin(self) -> Path:
         return self.cache / "bin"
 
@@ -123,3 +132,17 @@ class Cluster:
     @property
     def logs(self) -> Path:
         return self.state / "logs"
+
+
+def _subnet(text: str) -> ipaddress.IPv4Network:
+    try:
+        subnet = ipaddress.IPv4Network(text)
+    except ValueError as error:
+        raise DevClusterError(
+            f"AIRFREIGHT_CLUSTER_SUBNET is {text}, which is no IPv4 block: give one such as {DEFAULT_SUBNET}."
+        ) from error
+    if subnet.prefixlen > 16:
+        raise DevClusterError(
+            f"AIRFREIGHT_CLUSTER_SUBNET is {subnet}: give a block of /16 or larger, such as {DEFAULT_SUBNET}."
+        )
+    return subnet

@@ -1,9 +1,9 @@
 """The model server for machines without a GPU: real vLLM on CPU, as a directory that goes into an image.
 
-PyPI's torch for Linux is the CUDA build: 1 GB itself, and 4 GB of NVIDIA libraries that a CPU never calls but that the dynamic
-linker insists on. Two of them are really called while torch loads (the runtime and CUPTI, 50 MB) and are installed. For
-the others this module makes stand-ins of a few kilobytes: libraries with the right names that define every missing symbol
-as an illegal instruction. A call into one would end the process at once; on a CPU none is made.
+PyPI's torch for Linux is the CUDA build: 1 GB itself, and 4 GB of NVIDIA libraries that a CPU never calls but that the
+dynamic linker insists on. Two of them are really called while torch loads (the runtime and CUPTI, 50 MB) and are
+installed. For the others this module makes stand-ins of a few kilobytes: libraries with the right names that define
+every missing symbol as an illegal instruction. A call into one would end the process at once; on a CPU none is made.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from devcluster import toolchain, versions
+from devcluster import scratch, toolchain, versions
 from devcluster.config import Cluster
-from devcluster.shell import run
+from devcluster.shell import Words, run
 
 # Left out wherever a package asks for them: torch is installed by name above, the other three belong to sound and
 # pictures, and triton (1 GB) compiles for GPUs alone.
 LEFT_OUT = ("torch", "torchvision", "torchaudio", "torchcodec", "triton")
-# Bytecode beforehand: a read-only image cannot cache it, and vLLM starts in 40 s with it, 75 s without. Its verdict is ignored:
-# some packages ship files for newer Pythons that do not compile here and are not imported either.
+# Bytecode beforehand: a read-only image cannot cache it, and vLLM starts in 40 s with it, 75 s without. Its verdict is
+# ignored: some packages ship files for newer Pythons that do not compile here and are not imported either.
 COMPILE = (
     "import compileall, sys, py_compile;"
-    "compileall.compile_dir(sys.argv[1], quiet=2, workers=2, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH)"
+    "mode = py_compile.PycInvalidationMode.UNCHECKED_HASH;"
+    "compileall.compile_dir(sys.argv[1], quiet=2, workers=2, invalidation_mode=mode)"
 )
 DUMMY_LIBRARY = "libnocuda.so"
 
@@ -49,26 +50,27 @@ def make(cluster: Cluster) -> str:
     final.parent.mkdir(parents=True, exist_ok=True)
     log = cluster.cache / "logs" / "engine.log"
     uv = toolchain.uv(cluster)
-    with tempfile.TemporaryDirectory(dir=final.parent, prefix="making-") as name:
-        target = Path(name) / "site"
-        install = [uv, "pip", "install", "--quiet", "--python", toolchain.python311(), "--target", target, "--no-deps"]
-        run([*install, versions.TORCH, versions.VLLM, *versions.CUDA_LIBRARIES], log=log)
-        wanted = Path(name) / "requirements.in"
+    install: Words = ["pip", "install", "--quiet", "--python", toolchain.python311(), "--no-deps", "--target"]
+    with scratch.directory(cluster, "engine") as work:
+        target = work / "site"
+        run([uv, *install, target, versions.TORCH, versions.VLLM, *versions.CUDA_LIBRARIES], log=log)
+        wanted = work / "requirements.in"
         wanted.write_text("\n".join(_requirements(target)))
         # The override with a marker that is never true removes torch wherever another package asks for it.
-        override = Path(name) / "override.txt"
+        override = work / "override.txt"
         override.write_text("\n".join(f'{package}; python_version < "3"' for package in LEFT_OUT))
-        lock = Path(name) / "requirements.txt"
-        run(
-            [uv, "pip", "compile", "--quiet", "--python-version", "3.11", "--override", override, wanted, "-o", lock],
-            log=log,
-        )
-        run([*install, "--requirements", lock], log=log)
+        lock = work / "requirements.txt"
+        resolve: Words = ["pip", "compile", "--quiet", "--python-version", "3.11", "--override", override]
+        run([uv, *resolve, wanted, "-o", lock], log=log)
+        run([uv, *install, target, "--requirements", lock], log=log)
         _say_that_it_is_vllm(target)
         _stand_in_for_cuda(target)
         shutil.rmtree(target / "bin", ignore_errors=True)
         run([toolchain.python311(), "-c", COMPILE, target], log=log)
         target.rename(final)
+    for older in final.parent.iterdir():  # several GB each, and nothing asks for them any more
+        if older != final:
+            shutil.rmtree(older, ignore_errors=True)
     return "made"
 
 
@@ -101,7 +103,8 @@ def _stand_in_for_cuda(target: Path) -> None:
     libraries = [path for path in torch.glob("*.so*") if path.is_file()]
     needed = {name for path in libraries for name in _needed(path)}
     missing = sorted(name for name in needed - {p.name for p in libraries} if re.match(r"lib(cu|nv|nccl)", name))
-    undefined, defined = set(), set()
+    undefined: set[str] = set()
+    defined: set[str] = set()
     for path in libraries:
         for symbol, is_defined in _symbols(path):
             (defined if is_defined else undefined).add(symbol)

@@ -9,16 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from devcluster import binaries, daemons, engine, toolchain, versions
+from devcluster import binaries, daemons, engine, scratch, toolchain, versions
 from devcluster.config import REPOSITORY, Cluster
 from devcluster.network import inside
-from devcluster.shell import RunError, run, wait_until
+from devcluster.shell import DevClusterError, RunError, Words, environment, run, wait_until
 
 BASE_PACKAGES = "python3,python3-venv,ca-certificates,libnuma1,libgomp1"
 
@@ -65,11 +64,11 @@ def reference(cluster: Cluster, name: str) -> str:
     """An image as pods name it, by digest.
 
     Raises:
-        KeyError: it has not been built on this machine.
+        DevClusterError: it has not been built on this machine.
     """
     record = _record(cluster, name)
     if not record:
-        raise KeyError(f"the image {name} has not been built yet: run `make cluster-up`")
+        raise DevClusterError(f"the image {name} has not been built yet: run `make cluster-up`")
     return f"{cluster.node_registry}/airfreight/{name}@{record['digest']}"
 
 
@@ -83,8 +82,15 @@ def _record(cluster: Cluster, name: str) -> dict[str, str]:
 
 def _buildah(cluster: Cluster, *words: str | Path) -> str:
     storage = cluster.cache / "buildah"
-    base = ["buildah", "--root", storage / "root", "--runroot", storage / "run", "--storage-driver", "overlay"]
+    base: Words = ["buildah", "--root", storage / "root", "--runroot", storage / "run", "--storage-driver", "overlay"]
     return run([*base, *words], log=cluster.cache / "logs" / "images.log")
+
+
+def sweep(cluster: Cluster) -> None:
+    """Remove the containers of builds that were killed, with their mounts. Only one run may be at work."""
+    if (cluster.cache / "buildah").exists() and shutil.which("buildah", path=environment()["PATH"]):
+        for container in _buildah(cluster, "containers", "--quiet").split():
+            _buildah(cluster, "rm", container)
 
 
 def _image(cluster: Cluster, name: str, inputs: Iterable[Path | str], build: Callable[[str], None]) -> str:
@@ -95,8 +101,8 @@ def _image(cluster: Cluster, name: str, inputs: Iterable[Path | str], build: Cal
         return "cached"
     tag = f"localhost/airfreight/{name}:{key}"
     build(tag)
-    with tempfile.TemporaryDirectory() as scratch:
-        digest_file = Path(scratch) / "digest"
+    with scratch.directory(cluster, "digest") as work:
+        digest_file = work / "digest"
         # zstd: a third of gzip's time; containerd 2 reads it.
         _buildah(cluster, "push", "--tls-verify=false", "--compression-format", "zstd", "--compression-level", "3",
                  "--digestfile", digest_file, tag, f"docker://{cluster.registry}/airfreight/{name}:dev")  # fmt: skip
@@ -112,12 +118,20 @@ def _image(cluster: Cluster, name: str, inputs: Iterable[Path | str], build: Cal
 def _hash(inputs: Iterable[Path | str]) -> str:
     digest = hashlib.sha256()
     for item in inputs:
-        files = sorted(p for p in item.rglob("*") if p.is_file() and "__pycache__" not in p.parts) if isinstance(
-            item, Path) and item.is_dir() else [item]  # fmt: skip
-        for file in files:
-            content = file.encode() if isinstance(file, str) else file.read_bytes()
-            digest.update(f"{len(content)} {file.name if isinstance(file, Path) else ''}\n".encode() + content)
+        for name, content in _contents(item):
+            digest.update(f"{len(content)} {name}\n".encode() + content)
     return digest.hexdigest()[:16]
+
+
+def _contents(item: Path | str) -> Iterator[tuple[str, bytes]]:
+    """Name and content of a word, a file, or every file in a directory."""
+    if isinstance(item, str):
+        yield "", item.encode()
+    elif item.is_dir():
+        for file in sorted(path for path in item.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+            yield str(file.relative_to(item)), file.read_bytes()
+    else:
+        yield item.name, item.read_bytes()
 
 
 def _from_files(
@@ -160,15 +174,15 @@ def build_base(cluster: Cluster) -> str:
     """Debian with Python 3.11: the base of the worker, the storage initializer, the hub and the model server."""
 
     def build(tag: str) -> None:
-        with tempfile.TemporaryDirectory(dir=cluster.cache) as scratch:
-            root = Path(scratch) / "root"
+        with scratch.directory(cluster, "base") as work:
+            root = work / "root"
             run(["debootstrap", "--variant=minbase", f"--include={BASE_PACKAGES}", versions.DEBIAN_SUITE, root],
                 log=cluster.cache / "logs" / "base.log")  # fmt: skip
             for waste in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
                 shutil.rmtree(root / waste, ignore_errors=True)
             shutil.rmtree(root / "dev", ignore_errors=True)
             (root / "dev").mkdir()
-            archive = Path(scratch) / "root.tar"
+            archive = work / "root.tar"
             run(["tar", "--create", "--file", archive, "--directory", root, "."])
             _from_files(cluster, {"/": archive}, ["--cmd", "/bin/sh"])(tag)
 
@@ -189,25 +203,18 @@ def _base_tag(cluster: Cluster) -> str:
 
 
 def build_worker(cluster: Cluster) -> str:
-    """The worker image, from include/images/worker, with wheels fetched beforehand: the build itself needs no network."""
+    """The worker image, from include/images/worker; its wheels are fetched beforehand, the build needs no network."""
     requirements = REPOSITORY / "requirements-worker.txt"
     wheels = cluster.cache / "wheels" / _hash([requirements])
     if not wheels.exists():
         wheels.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=wheels.parent, prefix="fetching-") as name:
-            pip = [
-                toolchain.uv(cluster).parent / "pip",
-                "download",
-                "--quiet",
-                "--only-binary",
-                ":all:",
-                "--dest",
-                Path(name) / "w",
-            ]
-            log = cluster.cache / "logs" / "wheels.log"
-            run([*pip, "--require-hashes", "-r", requirements], log=log)
-            run([*pip, "setuptools>=77"], log=log)  # builds the airfreight package itself inside the image
-            (Path(name) / "w").rename(wheels)
+        pip = toolchain.uv(cluster).parent / "pip"
+        log = cluster.cache / "logs" / "wheels.log"
+        with scratch.directory(cluster, "wheels") as work:
+            download: Words = [pip, "download", "--quiet", "--only-binary", ":all:", "--dest", work / "wheels"]
+            run([*download, "--require-hashes", "-r", requirements], log=log)
+            run([*download, "setuptools>=77"], log=log)  # builds the airfreight package itself inside the image
+            (work / "wheels").rename(wheels)
 
     def build(tag: str) -> None:
         _buildah(cluster, "bud", "--quiet", "--layers", "--isolation", "chroot", "--volume", f"{wheels}:/wheels:ro",
@@ -215,8 +222,8 @@ def build_worker(cluster: Cluster) -> str:
                  "--build-arg", "PIP_FIND_LINKS=/wheels", "--file", REPOSITORY / "include/images/worker/Dockerfile",
                  "--tag", tag, REPOSITORY)  # fmt: skip
 
-    inputs = [requirements, REPOSITORY / "requirements-worker.in", REPOSITORY / "pyproject.toml",
-              REPOSITORY / "include/images/worker", REPOSITORY / "include/airfreight", _record(cluster, "base")["key"]]  # fmt: skip
+    sources = ("requirements-worker.in", "pyproject.toml", "include/images/worker", "include/airfreight")
+    inputs = [requirements, *(REPOSITORY / name for name in sources), _record(cluster, "base")["key"]]
     return _image(cluster, "worker", inputs, build)
 
 
@@ -226,11 +233,13 @@ def build_storage_initializer(cluster: Cluster) -> str:
     site = cluster.cache / "wheels" / versions.KSERVE_STORAGE.replace("==", "-")
     if not site.exists():
         site.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=site.parent, prefix="fetching-") as name:
-            run([toolchain.uv(cluster), "pip", "install", "--quiet", "--python", toolchain.python311(), "--target",
-                 Path(name) / "site", versions.KSERVE_STORAGE])  # fmt: skip
-            run([toolchain.python311(), "-c", engine.COMPILE, Path(name) / "site"])
-            (Path(name) / "site").rename(site)
+        python = toolchain.python311()
+        with scratch.directory(cluster, "storage") as work:
+            target = work / "site"
+            install: Words = ["pip", "install", "--quiet", "--python", python, "--target", target]
+            run([toolchain.uv(cluster), *install, versions.KSERVE_STORAGE])
+            run([python, "-c", engine.COMPILE, target])
+            target.rename(site)
     config = ["--env", "PYTHONPATH=/opt/kserve", "--env", "HOME=/tmp", "--user", "1000:1000", "--entrypoint",
               '["python3", "/storage-initializer/scripts/initializer-entrypoint"]']  # fmt: skip
     files = {"/opt/kserve": site, "/storage-initializer/scripts/initializer-entrypoint": script}
@@ -244,9 +253,9 @@ def build_runtime(cluster: Cluster) -> str:
     recipe = REPOSITORY / "include/images/runtime/Dockerfile.cpu"
 
     def build(tag: str) -> None:
-        with tempfile.TemporaryDirectory(dir=cluster.cache) as context:
+        with scratch.directory(cluster, "runtime") as context:
             # A bind-free context: hard links cost no space, and buildah does not follow links out of its context.
-            run(["cp", "--archive", "--link", site, Path(context) / "site"])
+            run(["cp", "--archive", "--link", site, context / "site"])
             _buildah(cluster, "bud", "--quiet", "--isolation", "chroot", "--build-arg", f"BASE={_base_tag(cluster)}",
                      "--file", recipe, "--tag", tag, context)  # fmt: skip
 
@@ -256,18 +265,17 @@ def build_runtime(cluster: Cluster) -> str:
 def build_hub(cluster: Cluster) -> str:
     """The stand-in for the hub: devcluster/hub and the tiny models it publishes."""
     package = REPOSITORY / "devcluster" / "hub"
-    with tempfile.TemporaryDirectory(dir=cluster.cache) as scratch:
-        content = Path(scratch) / "content"
+    config = ["--env", "PYTHONPATH=/opt/hub", "--env", "PYTHONDONTWRITEBYTECODE=1", "--user", "1000:1000",
+              "--cmd", "python3 -m devcluster.hub --root /srv/hub --host 0.0.0.0 --port 8090"]  # fmt: skip
 
-        def build(tag: str) -> None:
-            from devcluster.hub.publish import publish_demo  # numpy and tokenizers: only where they are needed
+    def build(tag: str) -> None:
+        from devcluster.hub.publish import publish_demo  # numpy and tokenizers: only where they are needed
 
-            publish_demo(content)
-            (Path(scratch) / "__init__.py").touch()
-            config = ["--env", "PYTHONPATH=/opt/hub", "--env", "PYTHONDONTWRITEBYTECODE=1", "--user", "1000:1000",
-                      "--cmd", "python3 -m devcluster.hub --root /srv/hub --host 0.0.0.0 --port 8090"]  # fmt: skip
-            files = {"/opt/hub/devcluster/__init__.py": Path(scratch) / "__init__.py", "/opt/hub/devcluster/hub": package,
-                     "/srv/hub": content}  # fmt: skip
+        with scratch.directory(cluster, "hub") as work:
+            publish_demo(work / "content")
+            (work / "__init__.py").touch()
+            files = {"/opt/hub/devcluster/__init__.py": work / "__init__.py", "/opt/hub/devcluster/hub": package,
+                     "/srv/hub": work / "content"}  # fmt: skip
             _from_files(cluster, files, config, _base_tag(cluster))(tag)
 
-        return _image(cluster, "hub", [package, _record(cluster, "base")["key"]], build)
+    return _image(cluster, "hub", [package, *config, _record(cluster, "base")["key"]], build)

@@ -1,24 +1,21 @@
-"""The node: containerd, kubelet, kube-proxy, the network policies, the volumes; and what they leave behind when they end."""
+"""The node: containerd, kubelet, kube-proxy, the network policies, the volumes."""
 
 from __future__ import annotations
 
-import ipaddress
 import json
-import os
-import shutil
-import signal
-import time
 from pathlib import Path
 
 import yaml
 
-from devcluster import daemons
+from devcluster import daemons, kernel
 from devcluster.config import Cluster
 from devcluster.control_plane import kubectl
 from devcluster.network import inside
-from devcluster.shell import run, succeeds, wait_until
+from devcluster.shell import wait_until
 
-NAMES = ("kubelet", "kube-proxy", "kube-router", "volumes", "containerd")
+RUN = Path("/run/airfreight-devcluster")  # what must not outlive the machine's boot
+SOCKET = RUN / "containerd.sock"  # containerd's
+POD_NETWORK = "airfreight"
 PAUSE_IMAGE = "airfreight/pause:dev"
 CNI_PLUGINS = "/usr/lib/cni"  # Debian's containernetworking-plugins
 
@@ -38,9 +35,10 @@ def start_containerd(cluster: Cluster) -> str:
     """Start containerd with its images in the cache (they outlive the cluster) and its running state in /run."""
     cni = cluster.state / "cni"
     (cni / "conf").mkdir(parents=True, exist_ok=True)
-    # ptp: every pod has a routed pair of its own. No bridge, so pod-to-Service traffic passes iptables without br_netfilter.
+    # ptp: every pod has a routed pair of its own. No bridge, so traffic from pods to Services passes iptables without
+    # br_netfilter.
     pod_network = {
-        "cniVersion": "1.0.0", "name": "airfreight",
+        "cniVersion": "1.0.0", "name": POD_NETWORK,
         "plugins": [{"type": "ptp", "ipam": {"type": "host-local", "dataDir": str(cni / "addresses"),
                      "ranges": [[{"subnet": str(cluster.pods)}]], "routes": [{"dst": "0.0.0.0/0"}]}},
                     {"type": "portmap", "capabilities": {"portMappings": True}}],
@@ -50,9 +48,9 @@ def start_containerd(cluster: Cluster) -> str:
     config.write_text(f"""\
 version = 3
 root = "{cluster.cache / "containerd"}"
-state = "/run/airfreight-devcluster/containerd"
+state = "{RUN / "containerd"}"
 [grpc]
-  address = "{socket(cluster)}"
+  address = "{SOCKET}"
 [plugins.'io.containerd.cri.v1.images']
   discard_unpacked_layers = true
   max_concurrent_downloads = 4
@@ -67,18 +65,20 @@ state = "/run/airfreight-devcluster/containerd"
     runtime_type = "io.containerd.runc.v2"
 """)
     path = f"{cluster.bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-    daemons.start(
-        cluster, "containerd", inside(cluster, [cluster.bin / "containerd", "--config", config]), env={"PATH": path}
-    )
-    wait_until(
-        "containerd's socket", lambda: _alive(cluster, "containerd") and socket(cluster).is_socket(), timeout_s=60
-    )
+    command = inside(cluster, [cluster.bin / "containerd", "--config", config])
+    daemons.start(cluster, "containerd", command, env={"PATH": path})
+    wait_until("containerd's socket", lambda: _has_socket(cluster), timeout_s=60)
     return ""
 
 
-def socket(cluster: Cluster) -> Path:
-    """containerd's address."""
-    return Path("/run/airfreight-devcluster/containerd.sock")
+def _has_socket(cluster: Cluster) -> bool:
+    daemons.check_alive(cluster, "containerd")
+    return SOCKET.is_socket()
+
+
+def pod_logs(cluster: Cluster) -> Path:
+    """Where containers' output lies."""
+    return cluster.state / "pod-logs"
 
 
 def start_node(cluster: Cluster) -> str:
@@ -90,26 +90,28 @@ def start_node(cluster: Cluster) -> str:
                            "x509": {"clientCAFile": str(pki / "ca.crt")}},
         "authorization": {"mode": "Webhook"},
         "cgroupDriver": "cgroupfs", "failCgroupV1": False, "failSwapOn": False,
-        "containerRuntimeEndpoint": f"unix://{socket(cluster)}",
+        "containerRuntimeEndpoint": f"unix://{SOCKET}",
         "clusterDNS": [cluster.dns_ip], "clusterDomain": "cluster.local", "resolvConf": "",
         "featureGates": {"ImageVolume": True},
         "serializeImagePulls": False, "registryPullQPS": 0,
         # Images are the cache's business: garbage collection would throw away what the next `up` needs.
         "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
         "evictionHard": {"memory.available": "200Mi", "nodefs.available": "2%", "imagefs.available": "2%"},
-        "volumePluginDir": str(cluster.state / "kubelet-plugins"),
+        "volumePluginDir": str(cluster.state / "kubelet-plugins"), "podLogsDir": str(pod_logs(cluster)),
         "nodeStatusUpdateFrequency": "4s",
     }  # fmt: skip
     _write_if_changed(cluster.state / "kubelet.yaml", yaml.safe_dump(config))
+    kernel.remember(cluster)
     daemons.start(cluster, "kubelet", inside(cluster, [
-        cluster.bin / "kubelet", f"--config={cluster.state / 'kubelet.yaml'}", f"--kubeconfig={pki / 'kubelet.kubeconfig'}",
-        f"--root-dir={cluster.state / 'kubelet'}", f"--cert-dir={pki / 'kubelet'}",
-        f"--hostname-override={cluster.node_name}", f"--node-ip={cluster.node_ip}",
+        cluster.bin / "kubelet", f"--config={cluster.state / 'kubelet.yaml'}",
+        f"--kubeconfig={pki / 'kubelet.kubeconfig'}", f"--root-dir={cluster.state / 'kubelet'}",
+        f"--cert-dir={pki / 'kubelet'}", f"--hostname-override={cluster.node_name}", f"--node-ip={cluster.node_ip}",
     ]))  # fmt: skip
     proxy = {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": "iptables",
         "clientConnection": {"kubeconfig": str(pki / "proxy.kubeconfig")}, "clusterCIDR": str(cluster.pods),
-        "hostnameOverride": cluster.node_name, "conntrack": {"maxPerCore": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
+        "hostnameOverride": cluster.node_name,
+        "conntrack": {"maxPerCore": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},
         "iptables": {"syncPeriod": "10s", "minSyncPeriod": "0s"}, "metricsBindAddress": "", "healthzBindAddress": "",
     }  # fmt: skip
     _write_if_changed(cluster.state / "kube-proxy.yaml", yaml.safe_dump(proxy))
@@ -126,7 +128,8 @@ def start_node(cluster: Cluster) -> str:
     # kube-router ends at once when the node is not known yet.
     daemons.start(cluster, "kube-router", inside(cluster, [
         cluster.bin / "kube-router", admin, "--run-firewall=true", "--run-router=false", "--run-service-proxy=false",
-        "--run-loadbalancer=false", f"--hostname-override={cluster.node_name}", f"--service-cluster-ip-range={cluster.services}",
+        "--run-loadbalancer=false", f"--hostname-override={cluster.node_name}",
+        f"--service-cluster-ip-range={cluster.services}",
     ]))  # fmt: skip
     return cluster.node_name
 
@@ -142,97 +145,3 @@ def _node_ready(cluster: Cluster) -> bool:
         daemons.check_alive(cluster, name)
     condition = "jsonpath={.status.conditions[?(@.type=='Ready')].status}"
     return kubectl(cluster, "get", "node", cluster.node_name, "-o", condition) == "True"
-
-
-def _alive(cluster: Cluster, name: str) -> bool:
-    daemons.check_alive(cluster, name)
-    return True
-
-
-# ---- clearing up -------------------------------------------------------------------------------------------------
-
-
-def remove_leftovers(cluster: Cluster) -> None:
-    """Clear what kubelet and containerd leave: shims, pods' processes, mounts, cgroups, the pods' network namespaces.
-
-    Safe at any time after the daemons have ended, also when they were killed.
-    """
-    _end_shims(cluster)
-    for directory in (Path("/run/airfreight-devcluster"), cluster.state / "kubelet"):
-        _unmount_below(directory)
-    for handle in Path("/run/netns").glob("cni-*") if Path("/run/netns").exists() else ():
-        if _is_ours(cluster, handle):
-            run(["ip", "netns", "delete", handle.name])
-    _remove_cgroups()
-    shutil.rmtree("/run/airfreight-devcluster", ignore_errors=True)
-
-
-def _end_shims(cluster: Cluster) -> None:
-    """End the shims of our containerd, and what runs in their containers; by id, recognised by their command line."""
-    marker = str(socket(cluster)).encode()
-    shims = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if b"containerd-shim" in command and marker in command:
-                shims.append(int(entry.name))
-    victims = [child for shim in shims for child in _descendants(shim)] + shims
-    for pid in victims:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-    deadline = time.monotonic() + 10
-    while any(Path(f"/proc/{pid}").exists() for pid in victims) and time.monotonic() < deadline:
-        time.sleep(0.05)
-
-
-def _descendants(pid: int) -> list[int]:
-    found: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = [int(word) for word in task.read_text().split()]
-        except OSError:
-            continue
-        for child in children:
-            found += [*_descendants(child), child]
-    return found
-
-
-def _unmount_below(directory: Path) -> None:
-    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    for point in sorted((p for p in points if Path(p).is_relative_to(directory)), key=len, reverse=True):
-        run(["umount", "--lazy", point.encode().decode("unicode_escape")])  # proc(5) writes blanks as \040
-
-
-def _is_ours(cluster: Cluster, handle: Path) -> bool:
-    """Whether a pod's network namespace belongs to our pods: it has addresses, and they lie in our subnet."""
-    shown = run(["nsenter", f"--net={handle}", "ip", "-json", "-4", "address"]) if _is_namespace(handle) else "[]"
-    addresses = [
-        info["local"] for link in json.loads(shown) for info in link.get("addr_info", []) if link.get("ifname") != "lo"
-    ]
-    return bool(addresses) and all(ipaddress.ip_address(address) in cluster.subnet for address in addresses)
-
-
-def _is_namespace(handle: Path) -> bool:
-    return succeeds(["nsenter", f"--net={handle}", "true"])
-
-
-def _remove_cgroups() -> None:
-    """Remove kubelet's empty cgroups, deepest first; on cgroup v1 in every hierarchy."""
-    root = Path("/sys/fs/cgroup")
-    tops = [*root.glob("kubepods"), *root.glob("*/kubepods")]
-    for top in tops:
-        for directory in sorted((p for p in top.rglob("*") if p.is_dir()), key=lambda p: len(p.parts), reverse=True):
-            _rmdir(directory)
-        _rmdir(top)
-
-
-def _rmdir(directory: Path) -> None:
-    try:
-        directory.rmdir()
-    except OSError:  # somebody is in it: another kubelet's, or a process that is just ending
-        return

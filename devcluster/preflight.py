@@ -1,4 +1,4 @@
-"""May the embedded cluster run here? Says what it will install, use and change, and refuses with the reason where it cannot."""
+"""May the embedded cluster run here? Says what it will install, use and change, and why it cannot where it cannot."""
 
 from __future__ import annotations
 
@@ -12,10 +12,8 @@ from devcluster import network, toolchain
 from devcluster.config import Cluster
 
 GIB = 1024**3
-DISK_COLD_GIB, DISK_WARM_GIB = (
-    30,
-    5,
-)  # measured: 17 GiB of caches at the end of a first run, and building needs room beside them
+DISK_COLD_GIB = 30  # measured: 17 GiB of caches at the end of a first run, and building needs room beside them
+DISK_WARM_GIB = 5
 MEMORY_GIB = 8  # measured: 3 GiB at rest, 3 GiB for one vLLM on CPU, 1.5 GiB for Airflow
 CGROUP_CONTROLLERS = ("cpu", "memory", "pids")
 
@@ -47,7 +45,7 @@ def look(cluster: Cluster) -> Machine:
         disk_free_bytes=shutil.disk_usage(existing).free,
         memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         missing_packages=missing,
-        subnet_taken_by=None if "iproute2" in missing else network.subnet_taken_by(cluster),
+        subnet_taken_by=None if "iproute2" in missing else network.subnet_taken_by(cluster, network.routes()),
         cached=(cluster.bin / "kube").exists() and (cluster.cache / "images" / "runtime-cpu.json").exists(),
     )
 
@@ -62,36 +60,41 @@ def _controllers() -> frozenset[str]:
 
 def refusals(machine: Machine, cluster: Cluster) -> list[str]:
     """Why the cluster cannot run on a machine; one sentence each, with what to do. Pure."""
-    found = []
+    found: list[str] = []
     if machine.system != "Linux":
-        found.append(
-            f"This is {machine.system}: the embedded cluster needs Linux; on this machine use CLUSTER=current with a cluster you have."
-        )
-        return found
+        return [
+            f"This is {machine.system}: the embedded cluster needs Linux; "
+            "on this machine use CLUSTER=current with a cluster you have."
+        ]
     if machine.architecture != "x86_64":
         found.append(
-            f"This is {machine.architecture}: the CPU model server is built for x86_64 alone; use CLUSTER=current with a cluster you have."
+            f"This is {machine.architecture}: the CPU model server is built for x86_64 alone; "
+            "use CLUSTER=current with a cluster you have."
         )
     if machine.uid != 0:
         found.append("You are not root: kubelet and containerd need root; run it with sudo, or use CLUSTER=current.")
     lacking = [name for name in CGROUP_CONTROLLERS if name not in machine.controllers]
     if lacking:
         found.append(
-            f"The cgroup controllers {', '.join(lacking)} are not available: mount them, or use a machine where containers run."
+            f"The cgroup controllers {', '.join(lacking)} are not available: "
+            "mount them, or use a machine where containers run."
         )
     needed = DISK_WARM_GIB if machine.cached else DISK_COLD_GIB
     if machine.disk_free_bytes < needed * GIB:
         free = machine.disk_free_bytes / GIB
         found.append(
-            f"{free:.1f} GiB are free under {cluster.cache} and {needed} GiB are needed: free some, or point AIRFREIGHT_CACHE at a larger disk."
+            f"{free:.1f} GiB are free under {cluster.cache} and {needed} GiB are needed: "
+            "free some, or point AIRFREIGHT_CACHE at a larger disk."
         )
     if machine.memory_bytes < MEMORY_GIB * GIB:
         found.append(
-            f"{machine.memory_bytes / GIB:.1f} GiB of memory are there and {MEMORY_GIB} GiB are needed: use a larger machine."
+            f"{machine.memory_bytes / GIB:.1f} GiB of memory are there and {MEMORY_GIB} GiB are needed: "
+            "use a larger machine."
         )
     if machine.subnet_taken_by:
         found.append(
-            f"The subnet {cluster.subnet} overlaps the route {machine.subnet_taken_by}: set AIRFREIGHT_CLUSTER_SUBNET to a free block of /16."
+            f"The subnet {cluster.subnet} overlaps the route {machine.subnet_taken_by}: "
+            "set AIRFREIGHT_CLUSTER_SUBNET to a free block of /16."
         )
     return found
 
@@ -107,6 +110,7 @@ The embedded cluster: Kubernetes, KServe, MinIO, a registry and vLLM, built from
   installs (Debian packages)  {packages}
   keeps                       {cluster.cache}: about 17 GiB of binaries and images
   uses while it runs          {cluster.state}, /run/airfreight-devcluster, about 3 GiB of memory
-  changes                     a network namespace "{cluster.namespace}", a link "{cluster.host_link}", routes for {cluster.subnet}
+  changes                     a network namespace "{cluster.namespace}", a link "{cluster.host_link}",
+                              routes for {cluster.subnet}, the kernel settings that kubelet wants
   takes                       {time_words}
-  undo                        make down (stops and removes it), make clean (forgets the caches too)"""
+  undo                        make down (stops and removes it, puts the settings back), make clean (the caches too)"""

@@ -1,4 +1,7 @@
-"""A step, and the runner that runs a graph of steps: independent ones at the same time, each with a line and its seconds."""
+"""A step, and the runner of a graph of steps: independent ones at the same time, each with a line and its seconds.
+
+Ctrl-C ends what the steps run, waits for them and goes up as KeyboardInterrupt; every step can be run again after that.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 
+from devcluster import shell
 from devcluster.config import Cluster
 from devcluster.shell import DevClusterError
 
@@ -44,29 +48,54 @@ def run_steps(cluster: Cluster, steps: Iterable[Step], *, workers: int = 4) -> N
 
     Raises:
         StepError: a step failed; no new one was started after that.
+        KeyError: a step needs one that is not among them.
     """
     by_name = {step.name: step for step in steps}
-    graph = TopologicalSorter({step.name: set(step.needs) & set(by_name) for step in by_name.values()})
+    graph = TopologicalSorter({step.name: {by_name[need].name for need in step.needs} for step in by_name.values()})
     graph.prepare()
-    running: dict[Future[str], tuple[Step, float]] = {}
-    failed: list[tuple[Step, BaseException]] = []
+    failed: list[StepError] = []
     with ThreadPoolExecutor(workers, thread_name_prefix="step") as pool:
-        while graph.is_active() and not (failed and not running):
-            for name in graph.get_ready() if not failed else ():
-                step = by_name[name]
-                running[pool.submit(step.execute, cluster)] = (step, time.monotonic())
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                step, start = running.pop(future)
-                seconds = time.monotonic() - start
-                error = future.exception()
-                if error is not None:
-                    failed.append((step, error))
-                    say(f"  ✗ {step.title} ({seconds:.0f} s)")
-                    continue
+        try:
+            _run(graph, by_name, lambda step: pool.submit(step.execute, cluster), failed)
+        except BaseException as error:  # Ctrl-C, or nobody reads any more what is said
+            if isinstance(error, KeyboardInterrupt):
+                say("  · interrupted: ending what runs")
+            shell.interrupt()
+            pool.shutdown(cancel_futures=True)
+            raise
+        finally:
+            shell.resume()
+    if failed:
+        raise failed[0]
+
+
+def _run(
+    graph: TopologicalSorter[str],
+    by_name: dict[str, Step],
+    submit: Callable[[Step], Future[str]],
+    failed: list[StepError],
+) -> None:
+    running: dict[Future[str], tuple[Step, float]] = {}
+    while graph.is_active() and not (failed and not running):
+        for name in graph.get_ready() if not failed else ():
+            running[submit(by_name[name])] = (by_name[name], time.monotonic())
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            step, start = running.pop(future)
+            seconds = time.monotonic() - start
+            if error := future.exception():
+                failed.append(_explained(step, error))
+                # The first failure becomes the command's message; a later one would be lost.
+                say(f"  ✗ {step.title} ({seconds:.0f} s)" + (f": {failed[-1]}" if len(failed) > 1 else ""))
+            else:
                 remark = future.result()
                 say(f"  ✓ {step.title} ({seconds:.0f} s)" + (f": {remark}" if remark else ""))
                 graph.done(step.name)
-    if failed:
-        step, error = failed[0]
-        raise StepError(f"could not {step.title}: {error}") from error
+
+
+def _explained(step: Step, error: BaseException) -> StepError:
+    # An error nobody foresaw says little without its kind: KeyError('digest') reads "'digest'".
+    words = str(error) if isinstance(error, DevClusterError) else f"{type(error).__name__}: {error}"
+    explained = StepError(f"could not {step.title}: {words}")
+    explained.__cause__ = error
+    return explained
