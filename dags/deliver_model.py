@@ -86,7 +86,7 @@ with DAG(
         release_name=deploy.output["name"],
         release_namespace=deploy.output["namespace"],
         release=deploy.output["release"],
-        ready_timeout=timedelta(minutes=30),
+        ready_timeout=timedelta(minutes=75),  # the GPU runtime gives a model an hour to start
     )
     validate = AirfreightPodOperator(
         task_id="validate",

@@ -2,14 +2,15 @@
 
     python -m devcluster up | down | status | logs | kubectl … | preflight | clean
 
-Everything is built from source by its published name (`binaries/`, `versions.py`), kept in a cache keyed by version, and runs
-in one network namespace from which nothing outside can be reached. Read in this order:
+Everything is built from source by its published name (`binaries/`, `versions.py`), kept in a cache keyed by version,
+and runs in one network namespace from which nothing outside can be reached. Read in this order:
 
     config.py      where things lie and which addresses they have
-    steps.py       a step, and the runner that runs a graph of them
+    shell.py steps.py    run a command; a step, and the runner of a graph of them
     preflight.py   may it run here, and what will it do
-    toolchain.py binaries.py images.py engine.py    what is made once and cached
-    network.py daemons.py pki.py control_plane.py node.py    Kubernetes itself
+    toolchain.py binaries.py images.py engine.py    what is made once and cached, in scratch.py until it is whole
+    network.py daemons.py pki.py control_plane.py node.py kernel.py    Kubernetes itself
+    leftovers.py state.py mounts.py lock.py    and nothing left of it after `down`
     addons.py tenant.py    what runs on it: DNS, MinIO, KServe; Airfreight's own objects
     demo.py        `make demo`: Airflow on the host, one delivery through REST, the summary
 """

@@ -38,8 +38,8 @@ def fill(name: str, **values: str) -> str:
 
 def wait_rolled_out(cluster: Cluster, namespace: str, deployment: str, timeout_s: int = 180) -> None:
     """Wait until a Deployment's pods are ready."""
-    kubectl(cluster, "rollout", "status", "--namespace", namespace, f"deployment/{deployment}", f"--timeout={timeout_s}s",
-            timeout_s=timeout_s + 10)  # fmt: skip
+    words = ("rollout", "status", "--namespace", namespace, f"deployment/{deployment}", f"--timeout={timeout_s}s")
+    kubectl(cluster, *words, timeout_s=timeout_s + 10)
 
 
 CREDENTIALS = ("store_password", "hub_token", "airflow_password")
@@ -101,8 +101,8 @@ def install_kserve(cluster: Cluster) -> str:
     # A certificate that is already there stays: a new one would need the manager to restart.
     if not _installed(cluster):
         path = binaries.kserve_release(cluster) / "install" / f"v{versions.KSERVE}" / "kserve.yaml"
-        # The C loader: 50,000 lines take the Python one half a minute.
-        found = yaml.load_all(path.read_text(), Loader=yaml.CSafeLoader)  # noqa: S506  (safe as well)
+        # The C loader, as safe as the other: 50,000 lines take the Python one half a minute.
+        found = yaml.load_all(path.read_text(), Loader=yaml.CSafeLoader)
         objects = [item for item in found if item and _wanted(item)]
         authority, pair = pki.webhook_pair(WEBHOOK_SERVICE, "kserve")
         edited = list(_edit(cluster, objects, authority))
@@ -178,7 +178,7 @@ def _edit_manager(cluster: Cluster, deployment: dict[str, Any]) -> None:
     manager["image"] = images.reference(cluster, "kserve-controller")
     manager["imagePullPolicy"] = "IfNotPresent"
     manager["args"] = ["--metrics-addr=127.0.0.1:8080"]  # one replica: no leader to elect
-    manager["resources"]["limits"].pop("cpu")  # 100m makes it start slowly on a small machine
+    manager["resources"]["limits"].pop("cpu", None)  # 100m makes it start slowly on a small machine
     manager["readinessProbe"].update(initialDelaySeconds=1, periodSeconds=1)
 
 
@@ -195,6 +195,7 @@ def _webhook_answers(cluster: Cluster) -> bool:
     """The manager is Ready before its webhook can be reached; a dry run goes through the webhook."""
     probe = {"apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService",
              "metadata": {"name": "webhook-probe", "namespace": "default"},
-             "spec": {"predictor": {"model": {"modelFormat": {"name": "sklearn"}, "storageUri": "s3://none/none/"}}}}  # fmt: skip
+             "spec": {"predictor": {"model": {"modelFormat": {"name": "sklearn"},
+                                              "storageUri": "s3://none/none/"}}}}  # fmt: skip
     kubectl(cluster, "create", "--dry-run=server", "-f", "-", stdin=json.dumps(probe))
     return True

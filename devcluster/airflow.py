@@ -89,7 +89,12 @@ def site_environment(cluster: Cluster) -> dict[str, str]:
 
 
 def start(
-    cluster: Cluster, extra: dict[str, str] | None = None, *, home: Path | None = None, port: int = PORT, name: str = NAME
+    cluster: Cluster,
+    extra: dict[str, str] | None = None,
+    *,
+    home: Path | None = None,
+    port: int = PORT,
+    name: str = NAME,
 ) -> str:
     """Start Airflow for the embedded cluster, or anew when its configuration changed; wait until it is healthy.
 

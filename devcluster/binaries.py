@@ -1,18 +1,16 @@
 """Build the cluster's binaries from source, once per version.
 
-A set of binaries lies in `<cache>/binaries/<key>/`, where the key is a hash of everything that went into it; `<cache>/bin`
-is a link to the current one. A build that was cut off leaves a directory without its final name, which nobody reads.
+A set of binaries lies in `<cache>/binaries/<name>-<key>/`, where the key is a hash of everything that went into it;
+`<cache>/bin` holds links to the current ones.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
-from devcluster import toolchain, versions
+from devcluster import scratch, toolchain, versions
 from devcluster.config import REPOSITORY, Cluster
 from devcluster.shell import run
 
@@ -36,18 +34,19 @@ def _build(cluster: Cluster, name: str, key: str, commands: list[list[str]]) -> 
         return "cached"
     final.parent.mkdir(parents=True, exist_ok=True)
     go = toolchain.go(cluster)
-    with tempfile.TemporaryDirectory(dir=final.parent, prefix=f"{name}-building-") as made:
+    with scratch.directory(cluster, name) as work:
+        made = work / "bin"
+        made.mkdir()
         environment = {
             "CGO_ENABLED": "0",
-            "GOBIN": made,
+            "GOBIN": str(made),
             "GOFLAGS": "-trimpath -buildvcs=false",
             "GOTOOLCHAIN": "local",
         }
         for command in commands:
-            words = [word.replace("{out}", made) for word in command]
+            words = [word.replace("{out}", str(made)) for word in command]
             run([go, *words], cwd=SOURCE, env=environment, log=cluster.cache / "logs" / f"build-{name}.log")
-        Path(made).rename(final)
-        Path(made).mkdir()  # for TemporaryDirectory to remove
+        made.rename(final)
     return "built"
 
 
@@ -109,9 +108,3 @@ def _replace_link(link: Path, target: str | Path) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
     temporary.replace(link)
-
-
-def remove_all(cluster: Cluster) -> None:
-    """Forget every binary."""
-    shutil.rmtree(cluster.cache / "binaries", ignore_errors=True)
-    shutil.rmtree(cluster.bin, ignore_errors=True)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
 from pathlib import Path
 
 from devcluster import daemons
 from devcluster.config import Cluster
 from devcluster.network import inside
-from devcluster.shell import run, succeeds, wait_until
+from devcluster.shell import Words, run, succeeds, wait_until
 
 NAMES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
@@ -21,7 +21,7 @@ def kubectl(cluster: Cluster, *arguments: str | Path, stdin: str | None = None, 
     Raises:
         RunError: kubectl said no.
     """
-    command = [cluster.bin / "kubectl", "--kubeconfig", cluster.kubeconfig, *arguments]
+    command: Words = [cluster.bin / "kubectl", "--kubeconfig", cluster.kubeconfig, *arguments]
     return run(command, stdin=stdin, timeout_s=timeout_s)
 
 
@@ -30,12 +30,14 @@ def start_etcd(cluster: Cluster) -> str:
     data = cluster.state / "etcd"
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     # --unsafe-no-fsync: the state is thrown away at `down`, and after a power cut the cluster is made anew.
-    flags = ["--data-dir", data, "--unsafe-no-fsync", "--name=airfreight", "--log-level=warn",
-             "--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379",
-             "--listen-peer-urls=http://127.0.0.1:2380", "--initial-advertise-peer-urls=http://127.0.0.1:2380",
-             "--initial-cluster=airfreight=http://127.0.0.1:2380"]  # fmt: skip
+    flags: Words = [
+        "--data-dir", data, "--unsafe-no-fsync", "--name=airfreight", "--log-level=warn",
+        "--listen-client-urls=http://127.0.0.1:2379", "--advertise-client-urls=http://127.0.0.1:2379",
+        "--listen-peer-urls=http://127.0.0.1:2380", "--initial-advertise-peer-urls=http://127.0.0.1:2380",
+        "--initial-cluster=airfreight=http://127.0.0.1:2380",
+    ]  # fmt: skip
     _start(cluster, "etcd", flags)
-    health = inside(cluster, ["/usr/bin/env", "python3", "-c", _GET, "http://127.0.0.1:2379/health"])
+    health = inside(cluster, [sys.executable, "-c", _GET, "http://127.0.0.1:2379/health"])
     wait_until("etcd's health", lambda: _alive(cluster, "etcd") and succeeds(health), timeout_s=60)
     return ""
 
@@ -52,7 +54,8 @@ def start_api_server(cluster: Cluster) -> str:
         "--enable-admission-plugins=NodeRestriction", "--anonymous-auth=false", "--profiling=false",
         f"--client-ca-file={pki / 'ca.crt'}", f"--tls-cert-file={pki / 'apiserver.crt'}",
         f"--tls-private-key-file={pki / 'apiserver.key'}",
-        f"--kubelet-client-certificate={pki / 'apiserver-kubelet.crt'}", f"--kubelet-client-key={pki / 'apiserver-kubelet.key'}",
+        f"--kubelet-client-certificate={pki / 'apiserver-kubelet.crt'}",
+        f"--kubelet-client-key={pki / 'apiserver-kubelet.key'}",
         f"--service-account-key-file={pki / 'service-accounts.pub'}",
         f"--service-account-signing-key-file={pki / 'service-accounts.key'}",
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
@@ -64,8 +67,7 @@ def start_api_server(cluster: Cluster) -> str:
         "--shutdown-delay-duration=0s", "--min-request-timeout=60", "--event-ttl=3h",
     ]  # fmt: skip
     _start(cluster, "kube-apiserver", flags)
-    ready = [cluster.bin / "kubectl", "--kubeconfig", cluster.kubeconfig, "get", "--raw", "/readyz"]
-    wait_until("the API server's /readyz", lambda: _alive(cluster, "kube-apiserver") and succeeds(ready), timeout_s=120)
+    wait_until("the API server's /readyz", lambda: _alive(cluster, "kube-apiserver") and _ready(cluster), timeout_s=120)
     return cluster.api_url
 
 
@@ -73,7 +75,8 @@ def start_controllers(cluster: Cluster) -> str:
     """Start the controller manager and the scheduler; what waits for them waits for their work."""
     pki = cluster.state / "pki"
     _start(cluster, "kube-controller-manager", [
-        f"--kubeconfig={pki / 'controller-manager.kubeconfig'}", "--use-service-account-credentials", "--leader-elect=false",
+        f"--kubeconfig={pki / 'controller-manager.kubeconfig'}", "--use-service-account-credentials",
+        "--leader-elect=false",
         f"--service-account-private-key-file={pki / 'service-accounts.key'}", f"--root-ca-file={pki / 'ca.crt'}",
         f"--cluster-cidr={cluster.pods}", "--profiling=false",
     ])  # fmt: skip
@@ -83,7 +86,7 @@ def start_controllers(cluster: Cluster) -> str:
     return ""
 
 
-def _start(cluster: Cluster, name: str, flags: Sequence[str | Path]) -> None:
+def _start(cluster: Cluster, name: str, flags: Words) -> None:
     daemons.start(cluster, name, inside(cluster, [cluster.bin / name, *flags]))
 
 
@@ -96,16 +99,12 @@ def api_answers(cluster: Cluster) -> bool:
     """Whether the API server of a cluster that is up is ready."""
     if not cluster.kubeconfig.exists() or not (cluster.bin / "kubectl").exists():
         return False
-    ready = [
-        cluster.bin / "kubectl",
-        "--kubeconfig",
-        cluster.kubeconfig,
-        "get",
-        "--raw",
-        "/readyz",
-        "--request-timeout=5s",
-    ]
-    return succeeds(ready)
+    return _ready(cluster)
+
+
+def _ready(cluster: Cluster) -> bool:
+    probe: Words = ["get", "--raw", "/readyz", "--request-timeout=5s"]
+    return succeeds([cluster.bin / "kubectl", "--kubeconfig", cluster.kubeconfig, *probe])
 
 
 def http_ok(url: str) -> bool:

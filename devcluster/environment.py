@@ -45,15 +45,18 @@ def make_environment(cluster: Cluster, root: Path = REPOSITORY) -> str:
 
 def main() -> int:
     """Install what is missing for `.venv` and make it."""
-    cluster = Cluster.from_environment()
     try:
+        cluster = Cluster.from_environment()
         if "python3.11-venv" in toolchain.missing_packages() and not _can_make_environments():
             say("  · installing python3.11-venv")
-            toolchain.install_packages(cluster)
+            toolchain.install(cluster, ["python3.11-venv"])
         remark = make_environment(cluster)
     except DevClusterError as error:
         sys.stderr.write(f"setup: {error}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("setup: interrupted; run it again to go on\n")
+        return 130
     say(f"  ✓ Python environment in .venv: {remark}")
     return 0
 

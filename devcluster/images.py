@@ -1,7 +1,7 @@
 """The images of the embedded cluster: built by buildah, kept in a registry that lies in the cache, known by digest.
 
-Each image has a key, the hash of what goes into it. `<cache>/images/NAME.json` remembers {"digest": …, "key": …}; an image
-whose key is unchanged and whose digest the registry still has is neither built nor sent again.
+Each image has a key, the hash of what goes into it. `<cache>/images/NAME.json` remembers {"digest": …, "key": …}; an
+image whose key is unchanged and whose digest the registry still has is neither built nor sent again.
 """
 
 from __future__ import annotations
@@ -208,10 +208,17 @@ def build_worker(cluster: Cluster) -> str:
     wheels = cluster.cache / "wheels" / _hash([requirements])
     if not wheels.exists():
         wheels.parent.mkdir(parents=True, exist_ok=True)
-        pip = toolchain.uv(cluster).parent / "pip"
         log = cluster.cache / "logs" / "wheels.log"
         with scratch.directory(cluster, "wheels") as work:
-            download: Words = [pip, "download", "--quiet", "--only-binary", ":all:", "--dest", work / "wheels"]
+            download: Words = [
+                *toolchain.pip(cluster),
+                "download",
+                "--quiet",
+                "--only-binary",
+                ":all:",
+                "--dest",
+                work / "wheels",
+            ]
             run([*download, "--require-hashes", "-r", requirements], log=log)
             run([*download, "setuptools>=77"], log=log)  # builds the airfreight package itself inside the image
             (work / "wheels").rename(wheels)
@@ -223,7 +230,7 @@ def build_worker(cluster: Cluster) -> str:
                  "--tag", tag, REPOSITORY)  # fmt: skip
 
     sources = ("requirements-worker.in", "pyproject.toml", "include/images/worker", "include/airfreight")
-    inputs = [requirements, *(REPOSITORY / name for name in sources), _record(cluster, "base")["key"]]
+    inputs: Words = [requirements, *(REPOSITORY / name for name in sources), _record(cluster, "base")["key"]]
     return _image(cluster, "worker", inputs, build)
 
 
@@ -243,7 +250,7 @@ def build_storage_initializer(cluster: Cluster) -> str:
     config = ["--env", "PYTHONPATH=/opt/kserve", "--env", "HOME=/tmp", "--user", "1000:1000", "--entrypoint",
               '["python3", "/storage-initializer/scripts/initializer-entrypoint"]']  # fmt: skip
     files = {"/opt/kserve": site, "/storage-initializer/scripts/initializer-entrypoint": script}
-    inputs = [versions.KSERVE_STORAGE, script, _record(cluster, "base")["key"], *config]
+    inputs: Words = [versions.KSERVE_STORAGE, script, _record(cluster, "base")["key"], *config]
     return _image(cluster, "storage-initializer", inputs, _from_files(cluster, files, config, _base_tag(cluster)))
 
 

@@ -1,4 +1,7 @@
-"""Keys, certificates and kubeconfigs of one cluster, made once in `<state>/pki`. Valid for a year; private files are mode 0600."""
+"""Keys, certificates and kubeconfigs of one cluster, made once in `<state>/pki`.
+
+Valid for a year; the files are mode 0600.
+"""
 
 from __future__ import annotations
 
@@ -102,7 +105,8 @@ def kubeconfig(server: str, authority: bytes, user: dict[str, str]) -> str:
     """A kubeconfig with one cluster, one user, one context; `user` is client-certificate-data and -key, or a token."""
     return yaml.safe_dump({
         "apiVersion": "v1", "kind": "Config", "current-context": "airfreight",
-        "clusters": [{"name": "airfreight", "cluster": {"server": server, "certificate-authority-data": _b64(authority)}}],
+        "clusters": [{"name": "airfreight",
+                      "cluster": {"server": server, "certificate-authority-data": _b64(authority)}}],
         "users": [{"name": "airfreight", "user": user}],
         "contexts": [{"name": "airfreight", "context": {"cluster": "airfreight", "user": "airfreight"}}],
     })  # fmt: skip

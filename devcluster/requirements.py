@@ -1,4 +1,4 @@
-"""`make requirements`: pin requirements*.in into requirements*.txt, with hashes, each consistent with the one before."""
+"""`make requirements`: pin requirements*.in into requirements*.txt, with hashes, consistent with one another."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 from devcluster import toolchain
 from devcluster.config import REPOSITORY, Cluster
-from devcluster.shell import RunError, run
+from devcluster.shell import DevClusterError, Words, run
 from devcluster.steps import say
 
 # The worker's packages are a part of Airflow's: the same versions, so that what is tested is what runs.
@@ -15,25 +15,16 @@ FILES = {"requirements": (), "requirements-worker": ("-c", "requirements.txt"), 
 
 def main() -> int:
     """Write the three files anew."""
-    uv = toolchain.uv(Cluster.from_environment())
-    for name, constraints in FILES.items():
-        words = [
-            uv,
-            "pip",
-            "compile",
-            "--quiet",
-            "--python-version",
-            "3.11",
-            "--generate-hashes",
-            "--no-annotate",
-            "--no-header",
-        ]
-        try:
-            run([*words, *constraints, f"{name}.in", "--output-file", f"{name}.txt"], cwd=REPOSITORY)
-        except RunError as error:
-            sys.stderr.write(f"{error}\n")
-            return 1
-        say(f"  ✓ {name}.txt")
+    compile_: Words = ["pip", "compile", "--quiet", "--python-version", "3.11", "--generate-hashes", "--no-annotate"]
+    try:
+        uv = toolchain.uv(Cluster.from_environment())
+        for name, constraints in FILES.items():
+            files = ["--no-header", *constraints, f"{name}.in", "--output-file", f"{name}.txt"]
+            run([uv, *compile_, *files], cwd=REPOSITORY)
+            say(f"  ✓ {name}.txt")
+    except DevClusterError as error:
+        sys.stderr.write(f"requirements: {error}\n")
+        return 1
     return 0
 
 

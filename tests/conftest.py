@@ -1,4 +1,7 @@
-"""What all tests share. Airflow reads its environment when it is first imported, so tests/unit/conftest.py stands for itself."""
+"""What all tests share: the embedded cluster.
+
+Airflow reads its environment when it is first imported, so tests/unit/conftest.py stands for itself.
+"""
 
 from __future__ import annotations
 

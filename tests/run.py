@@ -85,7 +85,8 @@ def main() -> int:
             cluster_commands.down(cluster)
     say("\n==== minutes per part ====")
     for name, (good, minutes) in results.items():
-        say(f"  {'✓' if good else '✗'} {name:<12} {minutes:6.1f}" + ("  (waited for, beyond lint and unit)" if name == "cluster" else ""))
+        remark = "  (waited for, beyond lint and unit)" if name == "cluster" else ""
+        say(f"  {'✓' if good else '✗'} {name:<12} {minutes:6.1f}{remark}")
     say(f"  {'✓' if passed else '✗'} {'all':<12} {(time.monotonic() - begun) / 60:6.1f}")
     return 0 if passed else 1
 

@@ -1,4 +1,4 @@
-"""The whole product: an Airflow of the tests' own against the embedded cluster, a store and a target namespace of their own.
+"""The whole product: an Airflow of the tests' own against the embedded cluster, with a store and a namespace of its own.
 
 What is made here is removed at the end, also when tests fail: the namespace, the bucket, the Secrets, Airflow.
 """
@@ -122,7 +122,9 @@ class Delivery:
         addons.apply(self.cluster, yaml.safe_dump(_secret("airfreight", STORE_SECRET, keys)))
 
 
-def _secret(namespace: str, name: str, data: Mapping[str, str], annotations: Mapping[str, str] | None = None) -> dict[str, Any]:
+def _secret(
+    namespace: str, name: str, data: Mapping[str, str], annotations: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     metadata = {"name": name, "namespace": namespace, "annotations": dict(annotations or {})}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": dict(data)}
 
@@ -166,13 +168,15 @@ def _remove(made: Delivery) -> None:
     with contextlib.ExitStack() as stack:  # each of these, also when another fails
         stack.callback(_remove_bucket, made)
         stack.callback(made.kubectl, "delete", "secret", "-n", "airfreight", STORE_SECRET, "--ignore-not-found")
-        stack.callback(made.kubectl, "delete", "namespace", made.namespace, made.locked, "--ignore-not-found", "--wait=false")
+        names = (made.namespace, made.locked)
+        stack.callback(made.kubectl, "delete", "namespace", *names, "--ignore-not-found", "--wait=false")
         stack.callback(daemons.stop, made.cluster, [DAEMON], grace_s=20)
 
 
 def _remove_bucket(made: Delivery) -> None:
     client = made.store()
-    for key in made.keys():
+    keys = made.keys()
+    for key in keys:
         client.delete_object(Bucket=made.bucket, Key=key)
     with contextlib.suppress(client.exceptions.NoSuchBucket):
         client.delete_bucket(Bucket=made.bucket)

@@ -1,5 +1,8 @@
-"""What a user can get wrong, through the REST API: the right task fails, the sentence says what to change, nothing half-done
-is visible. First of all files: its first test wants the store's bucket to be missing still."""
+"""What a user can get wrong, through the REST API.
+
+The right task fails, the sentence says what to change, nothing half-done is visible. This file comes first: its first
+test wants the store's bucket to be missing still.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +91,7 @@ def test_wrong_store_credentials(delivery: Delivery, bucket: str) -> None:
 
 
 def test_gated_with_token_and_a_namespace_without_rights(delivery: Delivery, bucket: str) -> None:
-    """Two in one run: the token of a Secret opens the gated model, and the deploy is refused where there are no rights."""
+    """Two in one run: the token of a Secret opens the gated model, and without rights the deploy is refused."""
     summary = delivery.deliver(model="acme/pong-gated", hub_secret=tenant.TOKEN_SECRET, namespace=delivery.locked)
     copied = summary.results["upload_to_s3"]
     assert copied["moved_bytes"] == copied["size_bytes"] > 1_000_000

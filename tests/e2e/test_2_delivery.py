@@ -1,5 +1,7 @@
-"""The chain: hub to MinIO to KServe to an answer, by a real DAG run, a real cluster and a real vLLM. The tests build on each
-other, as a person's deliveries do: first, the same again, the next version."""
+"""The chain: hub to MinIO to KServe to an answer, by a real DAG run, a real cluster and a real vLLM.
+
+The tests build on each other, as a person's deliveries do: first, the same again, the next version.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +98,8 @@ def test_the_next_version_replaces_the_answer(first: RunSummary, delivery: Deliv
 
 
 def test_a_model_that_loads_and_cannot_chat_fails_the_gate(delivery: Delivery, bucket: str) -> None:
-    delivery.kubectl("delete", "inferenceservice", "-n", delivery.namespace, NAME, "--ignore-not-found")  # makes room
+    # Makes room for the next model server.
+    delivery.kubectl("delete", "inferenceservice", "-n", delivery.namespace, NAME, "--ignore-not-found")
     task, message, code = failure(delivery.deliver(model="acme/cannot-chat", name="mute", cpu="1"))
     assert (task, code) == ("validate", 4)
     assert_one_sentence(message)
