@@ -74,16 +74,18 @@ _one_at_a_time = threading.Lock()  # two steps may want the same tool
 
 
 def _tool(cluster: Cluster, requirement: str) -> Path:
-    """The bin directory of an environment that holds one package; made beside, then moved, so it is whole or absent."""
+    """The bin directory of an environment that holds one package.
+
+    Made in its place, for its scripts name it in their first line; the mark that it is whole is written last.
+    """
     home = cluster.cache / "tools" / requirement.replace("==", "-")
+    whole = home / "airfreight-complete"
     with _one_at_a_time:
-        if not home.exists():
-            home.parent.mkdir(parents=True, exist_ok=True)
-            with scratch.directory(cluster, "tool") as work:
-                made = work / "environment"
-                run([python311(), "-m", "venv", made])
-                run([made / "bin" / "python", "-m", "pip", "install", "--quiet", requirement])
-                made.rename(home)
+        if not whole.exists():
+            shutil.rmtree(home, ignore_errors=True)
+            run([python311(), "-m", "venv", home])
+            run([home / "bin" / "python", "-m", "pip", "install", "--quiet", requirement])
+            whole.touch()
     return home / "bin"
 
 

@@ -1,4 +1,4 @@
-"""The whole product: an Airflow of the tests' own against the embedded cluster, with a store and a namespace of its own.
+"""The whole product: an Airflow of the tests' own against the embedded cluster, its own store and namespace.
 
 What is made here is removed at the end, also when tests fail: the namespace, the bucket, the Secrets, Airflow.
 """
