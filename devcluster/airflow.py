@@ -1,4 +1,4 @@
-"""Airflow on the host, `airflow standalone`, with this repository's DAGs and plugins: for `make demo`, `make ui` and the tests.
+"""Airflow on the host, `airflow standalone`, with this repository's DAGs: for `make demo`, `make ui` and the tests.
 
 Its configuration is a dictionary of environment variables, the same that docs/install.md names for a site's Airflow.
 """
@@ -188,15 +188,16 @@ def serve_ui(cluster: Cluster, port: int = PORT) -> int:
     begun = time.monotonic()
     with (home / "airflow.log").open("wb") as log:
         process = subprocess.Popen(
-            [str(Path(sys.executable).parent / "airflow"), "standalone"], env=environment, cwd=home, stdout=log, stderr=log,
-            start_new_session=True,
+            [str(Path(sys.executable).parent / "airflow"), "standalone"], env=environment, cwd=home,
+            stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
         try:
             wait_until(
                 "Airflow's health", lambda: _running(process, home) and is_healthy(port), timeout_s=300, poll_s=0.5
             )
             say(
-                f"Airflow is at {url(port)} (user {USER}, password {secret.read_text()}) after {time.monotonic() - begun:.0f} s."
+                f"Airflow is at {url(port)} (user {USER}, password {secret.read_text()}) "
+                f"after {time.monotonic() - begun:.0f} s."
             )
             say("There is no cluster behind it: DAGs and forms can be looked at, runs cannot succeed. Ctrl-C ends it.")
             return process.wait()

@@ -60,7 +60,7 @@ def _listens(cluster: Cluster, name: str) -> bool:
         return True
 
 
-def through_proxy(cluster: Cluster, proxy_url: str, hub_endpoint: str) -> dict[str, str]:
+def through_proxy(proxy_url: str, hub_endpoint: str) -> dict[str, str]:
     """Airflow's settings for a hub outside the cluster: publisher pods, and no others, get the proxy."""
     return {
         "AIRFLOW__AIRFREIGHT__HUB_ENDPOINT": hub_endpoint,
@@ -76,9 +76,9 @@ def prepare(model: str, cluster: Cluster) -> Target:
     extra: dict[str, str] = {}
     if model.split("/")[0] != STAND_IN_MODEL.split("/")[0]:
         say(
-            f"  · {model} is on the public hub: publisher pods reach it through a proxy that lets only hub hosts through"
+            f"  · {model} is on the public hub: publisher pods reach it through a proxy that lets only its hosts through"
         )
-        extra = through_proxy(cluster, start_proxy(cluster), "")
+        extra = through_proxy(start_proxy(cluster), "")
     remark = airflow.start(cluster, extra)
     say(f"  ✓ Airflow at {airflow.url()}: {remark} ({time.monotonic() - begun:.0f} s)")
     return Target(airflow.url(), airflow.USER, credentials(cluster)["airflow_password"])
@@ -173,7 +173,7 @@ Delivered {resolved["source"]}
   server     {checked["system_fingerprint"]}
 
 Airflow's UI   {target.url}  user {target.user}  password {target.password}
-Try next       open the UI, choose "Deliver a model", press Trigger, set revision to "next": the answer changes to "pong from B"
+Try next       in the UI choose "Deliver a model", Trigger, revision "next": the answer becomes "pong from B"
                make demo       again: no weight byte moves, nothing that is live restarts
                make cluster-status    what runs;  make kubectl ARGS="get pods -A"
 Undo           make down

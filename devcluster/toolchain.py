@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from devcluster import scratch, versions
+from devcluster import versions
 from devcluster.config import Cluster
 from devcluster.shell import DevClusterError, RunError, Words, environment, run
 

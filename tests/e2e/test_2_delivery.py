@@ -108,7 +108,7 @@ def test_a_model_that_loads_and_cannot_chat_fails_the_gate(delivery: Delivery, b
 
 
 def test_no_secret_is_in_rendered_fields_logs_or_xcom(first: RunSummary, delivery: Delivery) -> None:
-    """Airflow's home holds its database (rendered fields, XCom) and every task's log; secrets may be in none of them."""
+    """Airflow's home holds its database (rendered fields, XCom) and every task's log: no secret is in any."""
     secrets = {name: addons.credentials(delivery.cluster)[name].encode() for name in ("store_password", "hub_token")}
     searched = 0
     for path in delivery.home.rglob("*"):

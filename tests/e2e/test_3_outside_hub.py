@@ -15,7 +15,7 @@ def test_bytes_come_through_the_proxy(delivery: Delivery, bucket: str) -> None:
     """The stand-in hub by its address on the node stands for the public hub; only that host and port may pass."""
     hub = f"{delivery.cluster.node_ip}:30890"
     proxy = demo.start_proxy(delivery.cluster, (hub,))
-    settings = demo.through_proxy(delivery.cluster, proxy, f"http://{hub}")
+    settings = demo.through_proxy(proxy, f"http://{hub}")
     delivery.start_airflow(**settings, AIRFLOW__AIRFREIGHT__STORE=f"s3://{delivery.bucket}/proxied/")
     summary = delivery.deliver(model="acme/pong", namespace=delivery.locked)
     # Published, and the deploy refused: nothing is to be served here.

@@ -37,14 +37,18 @@ def test_the_parts_lie_in_the_subnet_and_apart(subnet: str) -> None:
 
 
 def test_a_subnet_that_is_too_small_is_refused() -> None:
-    sentence = r"^AIRFREIGHT_CLUSTER_SUBNET is 10\.1\.0\.0/17: give a block of /16 or larger, such as 198\.18\.0\.0/16\.$"
+    sentence = (
+        r"^AIRFREIGHT_CLUSTER_SUBNET is 10\.1\.0\.0/17: give a block of /16 or larger, such as 198\.18\.0\.0/16\.$"
+    )
     with pytest.raises(DevClusterError, match=sentence):
         made("10.1.0.0/17")
 
 
 @pytest.mark.parametrize("text", ["ten", "10.1.2.3/16", "fd00::/16"])
 def test_what_is_no_block_is_refused(text: str) -> None:
-    with pytest.raises(DevClusterError, match=f"^AIRFREIGHT_CLUSTER_SUBNET is {text}, which is no IPv4 block: give one"):
+    with pytest.raises(
+        DevClusterError, match=f"^AIRFREIGHT_CLUSTER_SUBNET is {text}, which is no IPv4 block: give one"
+    ):
         made(text)
 
 

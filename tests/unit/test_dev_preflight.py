@@ -49,8 +49,7 @@ def test_a_good_machine_is_not_refused() -> None:
         ),
         (
             {"controllers": frozenset({"cpu"})},
-            "The cgroup controllers memory, pids are not available: "
-            "mount them, or use a machine where containers run.",
+            "The cgroup controllers memory, pids are not available: mount them, or use a machine where containers run.",
         ),
         (
             {"disk_free_bytes": int(29.5 * GIB)},
