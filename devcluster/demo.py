@@ -76,7 +76,7 @@ def prepare(model: str, cluster: Cluster) -> Target:
     extra: dict[str, str] = {}
     if model.split("/")[0] != STAND_IN_MODEL.split("/")[0]:
         say(
-            f"  · {model} is on the public hub: publisher pods reach it through a proxy that lets only its hosts through"
+            f"  · {model} is on the public hub: publisher pods get there by a proxy that lets only its hosts through"
         )
         extra = through_proxy(start_proxy(cluster), "")
     remark = airflow.start(cluster, extra)

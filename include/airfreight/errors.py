@@ -1,7 +1,7 @@
 """Every error Airfreight raises on purpose, and the exit code it stands for.
 
     AirfreightError            the root; never raised itself
-    ├── RequestError      2    the request is wrong: what was asked cannot be had; asking again changes nothing
+    ├── RequestError      2    the request is wrong; asking again changes nothing
     ├── IntegrityError    3    the bytes are wrong; nothing became visible
     ├── GateError         4    the model failed a gate: it is there, and it is not good
     └── TemporaryError   75    try again: a network, a server or a cluster that heals (EX_TEMPFAIL of sysexits.h)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
@@ -65,10 +66,9 @@ def test_setup_and_toolchain_on_a_bare_path(copy: Path, tmp_path: Path) -> None:
     assert "Python environment in .venv: made" in said
     assert "Python environment in .venv: present" in run(["make", "setup"], copy, environment)
 
-    assert "deliver" in run([".venv/bin/airfreight", "--help"], copy, environment)
+    assert "resolve" in run([".venv/bin/airfreight", "--help"], copy, environment)
 
     go, version, root = run([".venv/bin/python", "-c", ASK_FOR_GO], copy, environment).splitlines()
     assert Path(go).is_relative_to(cache), "a Go of this machine was taken: the test's PATH is not bare"
-    assert eval(version) >= versions.GO_MINIMUM  # noqa: S307  (a pair of numbers, printed by the line above)
+    assert ast.literal_eval(version) >= versions.GO_MINIMUM
     assert Path(root).is_relative_to(cache), "this Go looks for its own library elsewhere"
-    assert list((cache / "scratch").iterdir()) == []

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import _thread
 import ipaddress
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -123,7 +124,7 @@ def test_an_interrupt_ends_what_the_steps_run_and_they_can_be_run_again(capsys: 
     def work() -> str:
         duration = next(durations)
         if duration != "0":
-            threading.Timer(0.2, _thread.interrupt_main).start()  # Ctrl-C
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()  # Ctrl-C
         return run(["sleep", duration])
 
     seen = Recorder()
