@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from devcluster import (
     addons,
+    airflow,
     binaries,
     control_plane,
     daemons,
@@ -120,6 +121,7 @@ def _in_use(cluster: Cluster) -> Cluster:
 
 def down(cluster: Cluster) -> None:
     """Stop the cluster and remove all of it but the caches; safe in any state."""
+    airflow.stop_standalone(airflow.current_home(cluster))
     with lock():
         _clear(cluster)
     say("The cluster is down; the caches are kept (make clean removes them).")

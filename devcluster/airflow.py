@@ -167,13 +167,28 @@ def start_standalone(home: Path, extra: dict[str, str], port: int = PORT) -> str
     secret = home / "password"
     if not secret.exists():
         pki.write_private(secret, secrets.token_urlsafe(12))
-    beside = Cluster(cache=home, state=home, subnet=Cluster.from_environment().subnet)
-    daemons.stop(beside, [NAME], grace_s=20)
+    stop_standalone(home)
+    beside = _beside(home)
     refuse_taken_port(port)
     environment = {**base_environment(home, port, secret.read_text()), **extra}
     daemons.start(beside, NAME, [Path(sys.executable).parent / "airflow", "standalone"], env=environment, cwd=home)
     _wait_healthy(beside, port)
     return secret.read_text()
+
+
+def stop_standalone(home: Path) -> None:
+    """End the Airflow that `start_standalone` started, if it runs."""
+    daemons.stop(_beside(home), [NAME], grace_s=20)
+
+
+def _beside(home: Path) -> Cluster:
+    """The place where a daemon of no embedded cluster is remembered and logs."""
+    return Cluster(cache=home, state=home, subnet=Cluster.from_environment().subnet)
+
+
+def current_home(cluster: Cluster) -> Path:
+    """AIRFLOW_HOME of CLUSTER=current."""
+    return cluster.cache / "current-airflow"
 
 
 def serve_ui(cluster: Cluster, port: int = PORT) -> int:

@@ -60,7 +60,7 @@ def _record(cluster: Cluster, name: str) -> Path:
 
 
 def _known(cluster: Cluster, name: str) -> tuple[int, int | None] | None:
-    """Process id and start time as recorded in this boot; a start time of None: it ended before it could be read."""
+    """Process id and start time as recorded in this boot."""
     try:
         known = json.loads(_record(cluster, name).read_text())
     except (FileNotFoundError, ValueError):
@@ -109,8 +109,9 @@ def start(
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, env=environment(env), cwd=cwd,
         )  # fmt: skip
     _CHILDREN[process.pid] = process
+    started = _start_time(process.pid, zombies=True)  # it may have ended already, its children not
     try:
-        _record(cluster, name).write_text(json.dumps({"pid": process.pid, "started": _start_time(process.pid)}))
+        _record(cluster, name).write_text(json.dumps({"pid": process.pid, "started": started}))
     except BaseException:  # Ctrl-C just now: nobody would know of it
         process.kill()
         raise

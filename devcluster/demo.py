@@ -75,9 +75,7 @@ def prepare(model: str, cluster: Cluster) -> Target:
     begun = time.monotonic()
     extra: dict[str, str] = {}
     if model.split("/")[0] != STAND_IN_MODEL.split("/")[0]:
-        say(
-            f"  · {model} is on the public hub: publisher pods get there by a proxy that lets only its hosts through"
-        )
+        say(f"  · {model} is on the public hub: publisher pods get there by a proxy that lets only its hosts through")
         extra = through_proxy(start_proxy(cluster), "")
     remark = airflow.start(cluster, extra)
     say(f"  ✓ Airflow at {airflow.url()}: {remark} ({time.monotonic() - begun:.0f} s)")
@@ -103,7 +101,7 @@ def prepare_current() -> Target:
             f"CLUSTER=current needs {', '.join(missing)} in the environment: docs/install.md says what they hold."
         )
     cluster = Cluster.from_environment()
-    home = cluster.cache / "current-airflow"
+    home = airflow.current_home(cluster)
     kubeconfig = os.environ.get("KUBECONFIG", str(Path.home() / ".kube" / "config"))
     connection = json.dumps({"conn_type": "kubernetes", "extra": {"kube_config_path": kubeconfig}})
     password = airflow.start_standalone(home, {"AIRFLOW_CONN_AIRFREIGHT_CLUSTER": connection})

@@ -229,7 +229,8 @@ def build_worker(cluster: Cluster) -> str:
                  "--build-arg", "PIP_FIND_LINKS=/wheels", "--file", REPOSITORY / "include/images/worker/Dockerfile",
                  "--tag", tag, REPOSITORY)  # fmt: skip
 
-    sources = ("requirements-worker.in", "pyproject.toml", "include/images/worker", "include/airfreight")
+    sources = ("requirements-worker.in", "pyproject.toml", "include/images/worker", "include/airfreight",
+               "include/kubernetes/runtimes", "include/models.yaml")  # fmt: skip
     inputs: Words = [requirements, *(REPOSITORY / name for name in sources), _record(cluster, "base")["key"]]
     return _image(cluster, "worker", inputs, build)
 

@@ -20,6 +20,7 @@ Words = Sequence[str | Path]
 
 SYSTEM_PROGRAMS = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # not on everybody's PATH, as after `su` without a dash
 END_GRACE_S = 10.0
+ASK_AGAIN_S = 1.0  # a shell that is just starting a program loses a SIGINT
 
 
 class DevClusterError(Exception):
@@ -131,15 +132,19 @@ def run(
 
 def _end(process: subprocess.Popen[str]) -> None:
     """End a command and what it started: asked first, so that apt and debootstrap can clear up, then made to."""
-    _signal(process, signal.SIGINT)
-    try:
-        process.communicate(timeout=END_GRACE_S)
-    except subprocess.TimeoutExpired:
-        _signal(process, signal.SIGKILL)
-        process.wait()
-        for stream in (process.stdin, process.stdout, process.stderr):
-            if stream:
-                stream.close()
+    deadline = time.monotonic() + END_GRACE_S
+    while time.monotonic() < deadline:
+        _signal(process, signal.SIGINT)
+        try:
+            process.communicate(timeout=min(ASK_AGAIN_S, END_GRACE_S))
+        except subprocess.TimeoutExpired:
+            continue
+        return
+    _signal(process, signal.SIGKILL)
+    process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        if stream:
+            stream.close()
 
 
 def _signal(process: subprocess.Popen[str], number: signal.Signals) -> None:
@@ -155,12 +160,14 @@ def interrupt() -> None:
     with _guard:
         _interrupted.set()
         ending = list(_running)
-    for process in ending:
-        _signal(process, signal.SIGINT)
-    deadline = time.monotonic() + END_GRACE_S
-    while _running.intersection(ending) and time.monotonic() < deadline:
+    deadline, ask_at = time.monotonic() + END_GRACE_S, 0.0
+    while (left := _running.intersection(ending)) and time.monotonic() < deadline:
+        if time.monotonic() >= ask_at:
+            ask_at = time.monotonic() + ASK_AGAIN_S
+            for process in left:
+                _signal(process, signal.SIGINT)
         time.sleep(0.05)
-    for process in _running.intersection(ending):
+    for process in left:
         _signal(process, signal.SIGKILL)
 
 

@@ -25,9 +25,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from airfreight.errors import RequestError
 from airfreight.rendering import check_name
 from airfreight.serving import Serving, problem_sentence
+from airfreight.shipped import shipped
 from airfreight.source import DEFAULT_REVISION, HubModel, parse_source
 
-CATALOG = Path(__file__).parents[1] / "models.yaml"
+CATALOG = shipped("models.yaml")
 
 
 class CatalogModel(BaseModel):

@@ -6,8 +6,8 @@
     ├── GateError         4    the model failed a gate: it is there, and it is not good
     └── TemporaryError   75    try again: a network, a server or a cluster that heals (EX_TEMPFAIL of sysexits.h)
 
-A message is one sentence that says what is wrong and what to change. Whoever saw the cause picks the kind; the command line
-turns the kind into an exit code, and the Airflow operator turns the exit code into "retry" or "fail for good".
+A message is one sentence that says what is wrong and what to change. Whoever saw the cause picks the kind; the command
+line turns the kind into an exit code, and the Airflow operator turns the exit code into "retry" or "fail for good".
 """
 
 from __future__ import annotations

@@ -25,8 +25,9 @@ from airfreight.observation import metadata, name_of
 from airfreight.release import canonical_json
 from airfreight.rendering import check_namespace
 from airfreight.serving import check_server_arg, parse_env
+from airfreight.shipped import shipped
 
-TEMPLATES = Path(__file__).parents[1] / "kubernetes" / "runtimes"
+TEMPLATES = shipped("kubernetes/runtimes")
 SERVER_CONTAINER = "kserve-container"
 _NAME_PREFIX = "airfreight-"
 _DIGEST = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
