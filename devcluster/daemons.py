@@ -142,16 +142,26 @@ def stop(cluster: Cluster, names: Iterable[str], *, grace_s: float = 10) -> None
         _record(cluster, name).unlink(missing_ok=True)
 
 
-def _wait_group_gone(pid: int) -> None:
+def _wait_group_gone(group: int) -> None:
     """Wait until the last process of a killed group is gone, and with it the ports it listened on."""
     deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        _reap([pid])
-        try:
-            os.killpg(pid, 0)
-        except ProcessLookupError:
-            return
+    while _members(group) and time.monotonic() < deadline:
         time.sleep(0.05)
+    _reap([group])
+
+
+def _members(group: int) -> list[int]:
+    """The processes of a group; zombies have ended, and some machines' init takes seconds to take note of them."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if fields[0] != "Z" and int(fields[2]) == group:  # state and process group, proc(5)
+                found.append(int(entry.name))
+    return found
 
 
 # This process's own children. They outlive it on purpose; dropped while they run, Popen would warn of them.

@@ -113,7 +113,7 @@ def test_waiting_does_not_outwait_what_cannot_be_mended() -> None:
     def ended() -> bool:
         raise DevClusterError("etcd has ended")
 
-    with pytest.raises(DevClusterError, match="^etcd has ended$"):
+    with pytest.raises(DevClusterError, match=r"^etcd has ended$"):
         wait_until("etcd", ended, timeout_s=60)
 
 

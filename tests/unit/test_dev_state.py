@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def test_the_state_directory_is_made_found_again_and_removed(cluster: Cluster) -
 
 
 @pytest.mark.parametrize("action", [state.claim, state.remove], ids=["claim", "remove"])
-def test_a_directory_of_somebody_else_is_refused_and_kept(cluster: Cluster, action: object) -> None:
+def test_a_directory_of_somebody_else_is_refused_and_kept(cluster: Cluster, action: Callable[[Cluster], None]) -> None:
     cluster.state.mkdir()
     (cluster.state / "thesis.tex").write_text("years of work")
     sentence = (
@@ -39,7 +40,7 @@ def test_a_directory_of_somebody_else_is_refused_and_kept(cluster: Cluster, acti
         "point AIRFREIGHT_CLUSTER_STATE at a new directory.$"
     )
     with pytest.raises(DevClusterError, match=sentence):
-        action(cluster)  # type: ignore[operator]
+        action(cluster)
     assert (cluster.state / "thesis.tex").read_text() == "years of work"
 
 

@@ -113,7 +113,7 @@ def test_an_error_nobody_foresaw_is_named_with_its_kind() -> None:
     def stumble() -> str:
         raise KeyError("digest")
 
-    with pytest.raises(StepError, match="^could not make it: KeyError: 'digest'$") as caught:
+    with pytest.raises(StepError, match=r"^could not make it: KeyError: 'digest'$") as caught:
         run_steps(CLUSTER, [Recorder().step("it", action=stumble)])
     assert isinstance(caught.value.__cause__, KeyError)
 
