@@ -76,7 +76,7 @@ def up(cluster: Cluster) -> None:
         DevClusterError: it cannot run here, or a step failed.
     """
     start = time.monotonic()
-    _reach_directly(cluster)
+    reach_directly(cluster)
     machine = preflight.look(cluster)
     say(preflight.announcement(machine, cluster))
     reasons = preflight.refusals(machine, cluster)
@@ -93,7 +93,7 @@ def up(cluster: Cluster) -> None:
     say(f"The cluster is up ({time.monotonic() - start:.0f} s).")
 
 
-def _reach_directly(cluster: Cluster) -> None:
+def reach_directly(cluster: Cluster) -> None:
     """Keep a proxy of the shell's, which downloads may need, out of the way to the cluster; children inherit it."""
     for name in ("NO_PROXY", "no_proxy"):
         given = os.environ.get(name, "")
@@ -180,7 +180,7 @@ def main(arguments: list[str] | None = None) -> int:
     interrupt_on_signals()
     try:
         cluster = Cluster.from_environment()
-        _reach_directly(cluster)
+        reach_directly(cluster)
         return _kubectl(cluster, words[1:]) if words[:1] == ["kubectl"] else _perform(cluster, _parse(words))
     except DevClusterError as error:
         sys.stderr.write(f"devcluster: {error}\n")

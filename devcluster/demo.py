@@ -22,7 +22,7 @@ from devcluster import __main__ as cluster_commands
 from devcluster import airflow, daemons
 from devcluster.addons import credentials
 from devcluster.config import REPOSITORY, Cluster
-from devcluster.shell import DevClusterError, wait_until
+from devcluster.shell import DevClusterError, interrupt_on_signals, wait_until
 from devcluster.steps import say
 
 STAND_IN_MODEL = "acme/pong"
@@ -71,6 +71,7 @@ def through_proxy(proxy_url: str, hub_endpoint: str) -> dict[str, str]:
 
 def prepare(model: str, cluster: Cluster) -> Target:
     """The embedded cluster and its Airflow, ready for a delivery of `model`."""
+    cluster_commands.reach_directly(cluster)
     cluster_commands.up(cluster)
     begun = time.monotonic()
     extra: dict[str, str] = {}
@@ -187,6 +188,7 @@ def main() -> int:
     parser.add_argument("--cluster", choices=["embedded", "current"], default="embedded")
     asked = parser.parse_args()
     begun = time.monotonic()
+    interrupt_on_signals()
     try:
         target = prepare_current() if asked.cluster == "current" else prepare(asked.model, Cluster.from_environment())
         say(f"Delivering {asked.model} through {target.url}/api/v2/dags/deliver_model/dagRuns")

@@ -115,7 +115,7 @@ def go(cluster: Cluster) -> Path:
     return _tool(cluster, versions.GO_PYPI) / "go"
 
 
-def _go_version(program: str) -> tuple[int, int]:
+def _go_version(program: str) -> tuple[int, int, int]:
     said = subprocess.run([program, "version"], capture_output=True, text=True, check=False).stdout
-    match = re.search(r"go(\d+)\.(\d+)", said)
-    return (int(match[1]), int(match[2])) if match else (0, 0)
+    match = re.search(r"go(\d+)\.(\d+)(?:\.(\d+))?", said)
+    return (int(match[1]), int(match[2]), int(match[3] or 0)) if match else (0, 0, 0)

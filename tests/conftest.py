@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from devcluster import control_plane
+from devcluster.__main__ import reach_directly
 from devcluster.config import Cluster
 
 
@@ -17,6 +18,7 @@ from devcluster.config import Cluster
 def embedded() -> Cluster:
     """The embedded cluster; it must be up (`make cluster-up`), and its absence fails: nothing is skipped silently."""
     cluster = Cluster.from_environment()
+    reach_directly(cluster)
     if not control_plane.api_answers(cluster):
         pytest.fail("the embedded cluster is not up: run `make cluster-up`", pytrace=False)
     return cluster

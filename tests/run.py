@@ -15,7 +15,7 @@ from pathlib import Path
 from devcluster import __main__ as cluster_commands
 from devcluster import control_plane
 from devcluster.config import REPOSITORY, Cluster
-from devcluster.shell import DevClusterError
+from devcluster.shell import DevClusterError, interrupt, interrupt_on_signals, resume
 from devcluster.steps import say
 
 BIN = Path(sys.executable).parent
@@ -59,6 +59,8 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="the slow ones too")
     asked = parser.parse_args()
     cluster = Cluster.from_environment()
+    cluster_commands.reach_directly(cluster)
+    interrupt_on_signals()
     was_up = control_plane.api_answers(cluster)
     begun = time.monotonic()
     results: dict[str, tuple[bool, float]] = {}
@@ -75,6 +77,11 @@ def main() -> int:
         else:
             for name in ("integration", "e2e", *(["full"] if asked.full else [])):
                 results[name] = run_part(name)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nmake test: interrupted; clearing up\n")
+        interrupt()  # the build's own commands get no Ctrl-C from the terminal
+        build.join()
+        resume()
     finally:
         passed = all(good for good, _ in results.values()) and "e2e" in results
         if not passed:

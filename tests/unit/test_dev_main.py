@@ -74,6 +74,6 @@ def test_a_proxy_keeps_its_exceptions_and_gets_the_cluster_added_once(monkeypatc
     monkeypatch.setenv("NO_PROXY", "intranet")
     monkeypatch.delenv("no_proxy", raising=False)
     for _ in range(2):
-        commands._reach_directly(cluster)
+        commands.reach_directly(cluster)
     assert os.environ["NO_PROXY"] == f"intranet,{cluster.no_proxy}"
     assert os.environ["no_proxy"] == cluster.no_proxy
