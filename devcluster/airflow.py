@@ -17,6 +17,9 @@ from pathlib import Path
 
 from cryptography.fernet import Fernet
 
+from airfreight.airflow_api import AirflowApi
+from airfreight.commands.people import DAG_ID
+from airfreight.errors import AirfreightError
 from devcluster import daemons, images, pki, tenant
 from devcluster.addons import STORE_USER, credentials
 from devcluster.config import REPOSITORY, Cluster
@@ -111,13 +114,13 @@ def start(
     stamp = home / "environment.json"
     wanted = json.dumps({key: value for key, value in environment.items() if key != "PATH"}, sort_keys=True)
     if daemons.pid_of(cluster, name) and stamp.exists() and stamp.read_text() == wanted:
-        _wait_healthy(cluster, port, name)
+        _wait_ready(cluster, port, password, name)
         return "running"
     daemons.stop(cluster, [name], grace_s=20)
     refuse_taken_port(port)
     pki.write_private(stamp, wanted)
     daemons.start(cluster, name, [Path(sys.executable).parent / "airflow", "standalone"], env=environment, cwd=home)
-    _wait_healthy(cluster, port, name)
+    _wait_ready(cluster, port, password, name)
     return "started"
 
 
@@ -139,16 +142,27 @@ def refuse_taken_port(port: int) -> None:
             ) from error
 
 
-def _wait_healthy(cluster: Cluster, port: int, name: str = NAME) -> None:
-    def healthy() -> bool:
-        daemons.check_alive(cluster, name)
-        return is_healthy(port)
+def _wait_ready(cluster: Cluster, port: int, password: str, name: str = NAME) -> None:
+    """Wait until every part is healthy and the DAG can be triggered: it is read some seconds after the server answers."""
 
-    wait_until("Airflow's health", healthy, timeout_s=300, poll_s=0.5)
+    def ready() -> bool:
+        daemons.check_alive(cluster, name)
+        return is_healthy(port) and knows_the_dag(port, password)
+
+    wait_until("Airflow to know its DAG", ready, timeout_s=300, poll_s=0.5)
+
+
+def knows_the_dag(port: int, password: str) -> bool:
+    """Whether `deliver_model` can be triggered by now."""
+    with AirflowApi(url(port), user=USER, password=password) as api:
+        try:
+            return bool(api.params(DAG_ID))
+        except AirfreightError:
+            return False
 
 
 def is_healthy(port: int) -> bool:
-    """Whether database, scheduler, triggerer and dag processor all say so, and the DAG is there."""
+    """Whether database, scheduler, triggerer and dag processor all say so."""
     import urllib.request
 
     if not http_ok(f"{url(port)}/api/v2/version"):
@@ -172,7 +186,7 @@ def start_standalone(home: Path, extra: dict[str, str], port: int = PORT) -> str
     refuse_taken_port(port)
     environment = {**base_environment(home, port, secret.read_text()), **extra}
     daemons.start(beside, NAME, [Path(sys.executable).parent / "airflow", "standalone"], env=environment, cwd=home)
-    _wait_healthy(beside, port)
+    _wait_ready(beside, port, secret.read_text())
     return secret.read_text()
 
 
@@ -208,7 +222,10 @@ def serve_ui(cluster: Cluster, port: int = PORT) -> int:
         )  # fmt: skip
         try:
             wait_until(
-                "Airflow's health", lambda: _running(process, home) and is_healthy(port), timeout_s=300, poll_s=0.5
+                "Airflow's health",
+                lambda: _running(process, home) and is_healthy(port) and knows_the_dag(port, secret.read_text()),
+                timeout_s=300,
+                poll_s=0.5,
             )
             say(
                 f"Airflow is at {url(port)} (user {USER}, password {secret.read_text()}) "
