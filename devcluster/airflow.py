@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ from devcluster import daemons, images, pki, tenant
 from devcluster.addons import STORE_USER, credentials
 from devcluster.config import REPOSITORY, Cluster
 from devcluster.control_plane import http_ok
-from devcluster.shell import DevClusterError, wait_until
+from devcluster.shell import DevClusterError, Interrupted, wait_until
 from devcluster.steps import say
 
 USER = "admin"
@@ -127,23 +128,30 @@ def start(
 def refuse_taken_port(port: int) -> None:
     """Say so when something else listens on Airflow's port.
 
-    Raises:
-        DevClusterError: it does.
-    """
-    import socket
+    An Airflow that was just killed may hold it for some seconds more: its threads end one by one.
 
+    Raises:
+        DevClusterError: the port is still taken after 15 s.
+    """
+    try:
+        wait_until(f"port {port} to be free", lambda: _is_free(port), timeout_s=15)
+    except Interrupted:
+        raise
+    except DevClusterError as error:
+        raise DevClusterError(
+            f"port {port} is taken by another program: stop it, or set AIRFREIGHT_AIRFLOW_PORT to a free one."
+        ) from error
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise DevClusterError(
-                f"port {port} is taken by another program: stop it, or set AIRFREIGHT_AIRFLOW_PORT to a free one."
-            ) from error
+        probe.bind(("127.0.0.1", port))
+    return True
 
 
 def _wait_ready(cluster: Cluster, port: int, password: str, name: str = NAME) -> None:
-    """Wait until every part is healthy and the DAG can be triggered: it is read some seconds after the server answers."""
+    """Wait until every part is healthy and the DAG can be triggered; it is read seconds after the server answers."""
 
     def ready() -> bool:
         daemons.check_alive(cluster, name)
