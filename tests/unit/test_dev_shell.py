@@ -134,11 +134,10 @@ def test_an_interrupt_ends_commands_and_waits_of_other_threads(tmp_path: Path) -
     for thread in threads:
         thread.start()
     wait_until("the command's start", lambda: bool((tmp_path / "started").read_text()), timeout_s=10, poll_s=0.01)
-    begun = time.monotonic()
     interrupt()
     for thread in threads:
-        thread.join(timeout=10)
-    assert time.monotonic() - begun < 5
+        thread.join(timeout=30)
+    assert not any(thread.is_alive() for thread in threads), "neither waits its minute to the end"
     assert [type(error) for error in raised] == [Interrupted, Interrupted]
     assert not is_running(int((tmp_path / "started").read_text()))
     with pytest.raises(Interrupted):
