@@ -7,6 +7,10 @@ BOOTSTRAP := $(shell command -v /usr/bin/python3.11 || command -v python3.11 || 
 PYTHON := .venv/bin/python
 MODEL ?= acme/pong
 CLUSTER ?= embedded
+BENCH_GIB ?= 1
+BENCH_FOUR_GIB ?= $(BENCH_GIB)
+BENCH_RUNS ?= 5
+BENCH_CASE_RUNS ?= $(BENCH_RUNS)
 PYTEST := $(PYTHON) -m pytest -p no:cacheprovider
 
 ##@ Use
@@ -43,6 +47,9 @@ integration: setup ## Against real MinIO, kube-apiserver with KServe admission, 
 e2e: setup ## DAG runs on the embedded cluster through REST
 	@$(PYTHON) -m devcluster up && $(PYTEST) tests/e2e
 
+bench: setup ## Airfreight beside hf, boto3, aws and rclone, same bytes and servers; 20 GiB of disk (BENCH_GIB=1, BENCH_RUNS=5)
+	@$(PYTHON) -m benchmarks --gib '$(BENCH_GIB)' --four-gib '$(BENCH_FOUR_GIB)' --runs '$(BENCH_RUNS)' --case-runs '$(BENCH_CASE_RUNS)'
+
 lint: setup ## ruff with the Airflow rules, and mypy --strict
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
@@ -77,5 +84,5 @@ requirements: setup ## Pin the requirements*.in files into requirements*.txt, wi
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo ui down clean doctor test test-full unit integration e2e lint format cluster-up cluster-status cluster-logs \
+.PHONY: demo ui down clean doctor test test-full unit integration e2e bench lint format cluster-up cluster-status cluster-logs \
 	cluster-preflight kubectl setup requirements help

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, task
 
+from airfreight_airflow.dry_run import stop_dry_run
 from airfreight_airflow.form import deliver_params
 from airfreight_airflow.macros import RequestMacros
 from airfreight_airflow.operators import DEPLOYER, PUBLISHER, VALIDATOR, AirfreightPodOperator
@@ -18,7 +19,7 @@ A run with the same model and revision moves no weight byte again and restarts n
 
 | task | what it does | when it fails |
 |---|---|---|
-| `resolve` | turns branch or tag into a commit, lists the files | wrong model or revision; gated and no token (Secret `airfreight-hub`, key `token`, or `hub_secret`); hub or proxy down |
+| `resolve` | checks the whole request, turns branch or tag into a commit, lists the files and writes the plan; with `dry_run` the run ends here | wrong model or revision; pickles, code or a licence this site denies; gated and no token (Secret `airfreight-hub`, key `token`, or `hub_secret`); hub or proxy down |
 | `upload_to_s3` | streams hub to S3, compares every sha256, writes `airfreight.json` last | wrong S3 keys (Secret `airfreight-store`), bucket missing, hub down. Nothing half-done is visible: clear the task, it goes on where it was |
 | `deploy` | dry run, then applies the InferenceService | no rights in the namespace, no such runtime, KServe refuses the object |
 | `wait_until_ready` | waits for *this* release; writes what it sees | image, memory, GPUs, storage: the sentence says which |
@@ -59,12 +60,24 @@ with DAG(
     resolve = AirfreightPodOperator(
         task_id="resolve",
         role=PUBLISHER,
-        arguments=["resolve", "{{ airfreight.source(params) }}", "--store", "{{ airfreight.store() }}"],
+        arguments=[
+            *("resolve", "{{ airfreight.checked_source(params) }}"),
+            *("--store", "{{ airfreight.store() }}"),
+            *("--allow", "{{ airfreight.allow(params) }}"),
+            *("--ignore", "{{ airfreight.ignore(params) }}"),
+            *("--allow-unsafe", "{{ airfreight.allow_unsafe(params) }}"),
+        ],
     )
     upload_to_s3 = AirfreightPodOperator(
         task_id="upload_to_s3",
         role=PUBLISHER,
-        arguments=["copy", resolve.output["source"], "{{ airfreight.store() }}"],
+        arguments=[
+            *("copy", resolve.output["source"], "{{ airfreight.store() }}"),
+            *("--allow", "{{ airfreight.allow(params) }}"),
+            *("--ignore", "{{ airfreight.ignore(params) }}"),
+            *("--allow-unsafe", "{{ airfreight.allow_unsafe(params) }}"),
+        ],
+        pre_execute=stop_dry_run,
         execution_timeout=timedelta(hours=24),
     )
     deploy = AirfreightPodOperator(

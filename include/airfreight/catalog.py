@@ -5,6 +5,8 @@
         source: hf://acme/pong      # where it comes from
         revision: main              # a branch, a tag or a commit
         destination: s3             # how it is published
+        allow_patterns: ["*.json", "*.safetensors"]    # only these files; absent: all
+        ignore_patterns: [original/]                   # and of those, not these
         serving:                    # the fields of the trigger form's "Serving" section
           gpus: 1
           memory: 24Gi
@@ -23,6 +25,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from airfreight.errors import RequestError
+from airfreight.patterns import Patterns
 from airfreight.rendering import check_name
 from airfreight.serving import Serving, problem_sentence
 from airfreight.shipped import shipped
@@ -40,6 +43,12 @@ class CatalogModel(BaseModel):
     source: str = Field(description="Where the model comes from.", examples=["hf://acme/pong"])
     revision: str = Field(default=DEFAULT_REVISION, description="A branch, a tag or a commit of the source.")
     destination: Literal["s3"] = Field(default="s3", description="How the model is published.")
+    allow_patterns: list[str] = Field(
+        default_factory=list, description="Wildcards of the files to take; none: all.", examples=[["*.safetensors"]]
+    )
+    ignore_patterns: list[str] = Field(
+        default_factory=list, description="Wildcards of files to leave out.", examples=[["original/"]]
+    )
     serving: Serving = Field(default_factory=Serving, description="How the model is served.")
 
     @field_validator("name")
@@ -62,6 +71,14 @@ class CatalogModel(BaseModel):
             raise ValueError(error.message) from None
         return value
 
+    @field_validator("allow_patterns", "ignore_patterns")
+    @classmethod
+    def _patterns_parse(cls, value: list[str]) -> list[str]:
+        try:
+            return list(Patterns.of(value).allow)
+        except RequestError as error:
+            raise ValueError(error.message.partition(": ")[2]) from None
+
     @model_validator(mode="after")
     def _revision_parses(self) -> CatalogModel:
         try:
@@ -74,6 +91,11 @@ class CatalogModel(BaseModel):
     def hub_model(self) -> HubModel:
         """The source with its revision."""
         return parse_source(f"{self.source}@{self.revision}")
+
+    @property
+    def patterns(self) -> Patterns:
+        """Which files of it are wanted."""
+        return Patterns.of(self.allow_patterns, self.ignore_patterns)
 
 
 @dataclass(frozen=True)

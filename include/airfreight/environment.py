@@ -1,13 +1,19 @@
 """The standard environment variables of the command line, read once at its edge into frozen settings.
 
 Nothing below this file reads the environment. Variables: HF_ENDPOINT, HF_TOKEN, AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL,
-AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_DEFAULT_REGION. Proxies (HTTPS_PROXY, NO_PROXY) are
-read by the HTTP libraries themselves.
+AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_DEFAULT_REGION, and two of our own:
+
+    AIRFREIGHT_LICENCE_DENY    licences that are refused, with commas between them: cc-by-nc-*,unknown
+    AIRFREIGHT_XET_ABOVE       bytes; larger files that the hub keeps in Xet are read through Xet (0: all of them)
+
+Proxies (HTTPS_PROXY, NO_PROXY) and CAs (SSL_CERT_FILE for the hub, AWS_CA_BUNDLE for the store) are read by the HTTP
+libraries themselves; that a bundle is one is checked here, for they end in a traceback where it is none.
 """
 
 from __future__ import annotations
 
 import os
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
@@ -17,6 +23,14 @@ from airfreight.errors import RequestError
 
 PUBLIC_HUB = "https://huggingface.co"
 DEFAULT_REGION = "us-east-1"
+# Larger files are not to be had over plain HTTP (huggingface_hub 2.4, constants.MAX_HTTP_DOWNLOAD_SIZE).
+XET_ABOVE = 50_000_000_000
+
+
+def licence_deny(environment: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """Read AIRFREIGHT_LICENCE_DENY, for `airfreight.prechecks.Rules.of`."""
+    values = os.environ if environment is None else environment
+    return tuple(word.strip() for word in values.get("AIRFREIGHT_LICENCE_DENY", "").split(",") if word.strip())
 
 
 @dataclass(frozen=True)
@@ -26,17 +40,20 @@ class HubSettings:
     Attributes:
         endpoint: URL without a slash at its end.
         token: access token, or None; never shown by repr.
+        xet_above: bytes; larger files that the hub keeps in Xet are read through Xet, all others over plain HTTP.
     """
 
     endpoint: str = PUBLIC_HUB
     token: str | None = field(default=None, repr=False)
+    xet_above: int = XET_ABOVE
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
         """Read HF_ENDPOINT and HF_TOKEN; an empty variable counts as unset.
 
         Raises:
-            RequestError: HF_ENDPOINT is no http(s) URL, or the token holds characters no HTTP header can carry.
+            RequestError: HF_ENDPOINT is no http(s) URL, the token holds characters no HTTP header can carry,
+                AIRFREIGHT_XET_ABOVE is no number, or SSL_CERT_FILE names no bundle of certificates.
         """
         values = os.environ if environment is None else environment
         token = values.get("HF_TOKEN", "").strip() or None
@@ -45,7 +62,13 @@ class HubSettings:
                 "The hub token (HF_TOKEN) holds characters that no token has: "
                 "copy it again into Secret airfreight-hub, key token."
             )
-        return cls(_url("HF_ENDPOINT", values.get("HF_ENDPOINT", ""), PUBLIC_HUB), token)
+        above = values.get("AIRFREIGHT_XET_ABOVE", "").strip() or str(XET_ABOVE)
+        if not (above.isascii() and above.isdigit()):
+            raise RequestError(
+                f"AIRFREIGHT_XET_ABOVE is {above!r}, which is no number of bytes: set it to {XET_ABOVE}."
+            )
+        _check_bundle("SSL_CERT_FILE", values.get("SSL_CERT_FILE", ""))
+        return cls(_url("HF_ENDPOINT", values.get("HF_ENDPOINT", ""), PUBLIC_HUB), token, int(above))
 
 
 @dataclass(frozen=True)
@@ -69,9 +92,10 @@ class S3Settings:
         """Read the AWS_* variables named above; an empty variable counts as unset.
 
         Raises:
-            RequestError: the endpoint is no http(s) URL.
+            RequestError: the endpoint is no http(s) URL, or AWS_CA_BUNDLE names no bundle of certificates.
         """
         values = os.environ if environment is None else environment
+        _check_bundle("AWS_CA_BUNDLE", values.get("AWS_CA_BUNDLE", ""))
         name = "AWS_ENDPOINT_URL_S3" if values.get("AWS_ENDPOINT_URL_S3") else "AWS_ENDPOINT_URL"
         return cls(
             endpoint_url=_url(name, values.get(name, ""), "") or None,
@@ -85,6 +109,19 @@ class S3Settings:
     def where(self) -> str:
         """The store's name in a sentence."""
         return self.endpoint_url or f"AWS S3 ({self.region})"
+
+
+def _check_bundle(name: str, path: str) -> None:
+    if not path:
+        return
+    try:
+        ssl.create_default_context(cafile=path)
+    except OSError as error:  # ssl.SSLError is one
+        reason = error.strerror or "it holds no certificate in PEM"
+        raise RequestError(
+            f"{name} names {path}, which is no bundle of CA certificates ({reason}): check key ca.crt of the ConfigMap "
+            "that `ca_bundle_configmap` in section [airfreight] names."
+        ) from error
 
 
 def _url(name: str, value: str, default: str) -> str:

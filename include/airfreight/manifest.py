@@ -1,9 +1,9 @@
 """The manifest: the list of files that is one version of one model.
 
-It is a pure function of source and commit: no time, host or run id is in it, so every machine writes the same bytes. It
-lies beside the weights as `airfreight.json`, is written last, and is the only sign that a copy is complete. The file
-holds the canonical JSON and nothing else, so `sha256sum airfreight.json` is `Manifest.sha256`. Shown here with line
-breaks, which the file does not have:
+It is a pure function of source, commit and patterns: no time, host or run id is in it, so every machine writes the same
+bytes. It lies beside the weights as `airfreight.json`, is written last, and is the only sign that a copy is complete.
+The file holds the canonical JSON and nothing else, so `sha256sum airfreight.json` is `Manifest.sha256`. Shown here with
+line breaks, which the file does not have:
 
     {"commit": "41ab6c1b1c1f6d3a4f3f2b0f7a3d9c5e8b7a6f50",
      "files": [{"git_blob_id": "8e8b1f0b9a4e1e0c3f5d2c7b6a5948372615f4e3", "path": "config.json", "size": 643},
@@ -11,6 +11,10 @@ breaks, which the file does not have:
      "format": 1,
      "repo_id": "acme/pong",
      "source": "hf://acme/pong@41ab6c1b1c1f6d3a4f3f2b0f7a3d9c5e8b7a6f50"}
+
+Two keys are not always there: `commit` is missing where the source has none, and `"narrowed": true` says that patterns
+left files of the commit out (see `airfreight.patterns`). Not the patterns but the files that are left are the identity:
+two ways to write one choice give one artifact, and a narrowed copy may be narrowed again.
 
 `files` is sorted by path (code points). A file has either `sha256` (LFS and Xet files) or `git_blob_id` (small files,
 whose sha256 the hub does not tell): the sha1 of `blob <size>\\0` and the content, as git computes it.
@@ -35,6 +39,10 @@ RESERVED_DIRECTORY = ".airfreight"
 VERSION_DIGITS = 12
 _SHA1 = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+# As the hub has it, and any depth: the repository id becomes part of a prefix or a directory.
+_REPO_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*")
+_KEYS = frozenset({"files", "format", "repo_id", "source"})
+_OPTIONAL_KEYS = frozenset({"commit", "narrowed"})
 
 
 class Hasher(Protocol):
@@ -91,40 +99,47 @@ class ManifestFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The files of one commit of one repository.
+    """The files of one commit of one repository, or those of them that patterns left.
 
     Attributes:
         source: where it comes from, commit included: `hf://acme/pong@<40 hex>`.
         repo_id: `owner/name`.
-        commit: 40 lower-case hex digits.
+        commit: 40 lower-case hex digits, or None where the source has no commits.
         files: sorted by path.
+        narrowed: whether patterns left files of the commit out.
     Raises:
-        ValueError: the commit is none, or `files` is not sorted.
+        ValueError: the commit or the repository id is none, or `files` is not sorted.
         RequestError: a path is unsafe (see `check_paths`).
     """
 
     source: str
     repo_id: str
-    commit: str
+    commit: str | None
     files: tuple[ManifestFile, ...]
+    narrowed: bool = False
 
     def __post_init__(self) -> None:
-        if not _SHA1.fullmatch(self.commit):
+        if self.commit is not None and not _SHA1.fullmatch(self.commit):
             raise ValueError(f"commit {self.commit!r} is not 40 hex digits")
+        if not _REPO_ID.fullmatch(self.repo_id) or ".." in self.repo_id:
+            raise ValueError(f"repository id {self.repo_id!r} is not one")
         paths = [file.path for file in self.files]
         if paths != sorted(paths):
             raise ValueError("files are not sorted by path")
         check_paths(self.source, paths)
 
     @classmethod
-    def of(cls, source: str, repo_id: str, commit: str, files: Iterable[ManifestFile]) -> Self:
+    def of(
+        cls, source: str, repo_id: str, commit: str | None, files: Iterable[ManifestFile], narrowed: bool = False
+    ) -> Self:
         """Return the manifest of `files`, given in any order."""
-        return cls(source, repo_id, commit, tuple(sorted(files, key=lambda file: file.path)))
+        return cls(source, repo_id, commit, tuple(sorted(files, key=lambda file: file.path)), narrowed)
 
     @property
     def version(self) -> str:
-        """Immutable name of this manifest: the first 12 hex digits of the commit."""
-        return self.commit[:VERSION_DIGITS]
+        """Immutable name of this manifest: 12 hex digits of the commit, or of `sha256` where the commit says too
+        little: patterns left files out, or there is none."""
+        return (self.sha256 if self.commit is None or self.narrowed else self.commit)[:VERSION_DIGITS]
 
     @property
     def size(self) -> int:
@@ -134,13 +149,16 @@ class Manifest:
     @cached_property
     def canonical(self) -> bytes:
         """The canonical JSON in UTF-8: sorted keys, no white space, no newline at the end."""
-        value = {
-            "commit": self.commit,
+        value: dict[str, object] = {
             "files": [_file_to_json(file) for file in self.files],
             "format": FORMAT,
             "repo_id": self.repo_id,
             "source": self.source,
         }
+        if self.commit is not None:
+            value["commit"] = self.commit
+        if self.narrowed:
+            value["narrowed"] = True
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
     @cached_property
@@ -162,13 +180,16 @@ class Manifest:
         if value.get("format") != FORMAT:
             raise ValueError(f"its format is {value.get('format')!r}, this airfreight reads format {FORMAT}")
         files = value.get("files")
-        if value.keys() != {"commit", "files", "format", "repo_id", "source"} or not isinstance(files, list):
+        if value.keys() - _OPTIONAL_KEYS != _KEYS or not isinstance(files, list):
             raise ValueError("its keys are not those of a manifest")
+        if value.get("narrowed", True) is not True:
+            raise ValueError("narrowed is there and is not true")
         manifest = cls(
             source=_text(value, "source"),
             repo_id=_text(value, "repo_id"),
-            commit=_text(value, "commit"),
+            commit=_text(value, "commit") if "commit" in value else None,
             files=tuple(_file_from_json(file) for file in files),
+            narrowed="narrowed" in value,
         )
         if manifest.canonical != data:
             raise ValueError("it is not canonical JSON")

@@ -35,6 +35,21 @@ class ThrottledError(TemporaryError):
         self.retry_after = max(0.0, retry_after)
 
 
+class HeldError(TemporaryError):
+    """Another run is at this file and holds its lease. Not tried again by `Patience.call`: the engine does other files
+    first, then looks whether the lease is still renewed.
+
+    Attributes:
+        seconds: until the lease runs out if it is not renewed, >= 0.
+        lease: changes whenever the lease is renewed (an ETag, a count, a time).
+    """
+
+    def __init__(self, message: str, seconds: float, lease: str) -> None:
+        super().__init__(message)
+        self.seconds = max(0.0, seconds)
+        self.lease = lease
+
+
 class StoppedError(Exception):
     """Somebody else failed or a signal came, so this work ends too. Never shown: the first error is."""
 
@@ -102,9 +117,12 @@ class Attempts:
         """Wait before the next attempt.
 
         Raises:
-            TemporaryError: `error` itself, when this was the last attempt or the wait would be too long.
+            TemporaryError: `error` itself, when this was the last attempt, the wait would be too long, or another run
+                is at work.
             StoppedError: stopped meanwhile.
         """
+        if isinstance(error, HeldError):
+            raise error
         patience = self._patience
         self._failures += 1
         step = min(patience.longest, patience.base * 2.0 ** (self._failures - 1))

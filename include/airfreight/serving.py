@@ -55,7 +55,22 @@ _REFUSED_ARGS = {
     "--host": "the runtime listens where KServe expects it",
     "--port": "the runtime listens where KServe expects it",
     "--api-key": "a secret does not belong into an InferenceService",
+    # vLLM puts the file's lines among the arguments, where nobody looks at them.
+    "--config": "arguments from a file cannot be checked; write them here",
 }
+# Arguments that make vLLM run a Python file or class of somebody's choosing: vllm serve, 0.32. They also come as a part
+# of another one (--structured-outputs-config.reasoning_parser_plugin=..., or JSON), so they are looked for everywhere.
+_CODE_ARGS = (
+    "trust-remote-code", "tool-parser-plugin", "reasoning-parser-plugin", "io-processor-plugin", "logits-processors",
+    "middleware", "worker-cls", "worker-extension-cls", "scheduler-cls", "model-class-overrides", "module-path",
+    "log-config-file", "logging-config", "custom-class",
+)  # fmt: skip
+_CODE_ENV = frozenset(
+    {"LD_PRELOAD", "LD_AUDIT", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONSTARTUP", "VLLM_LOGGING_CONFIG_PATH",
+     "VLLM_ALLOW_INSECURE_SERIALIZATION"}
+)  # fmt: skip
+# Arguments that are a beginning of one above, and are meant.
+_WHOLE_ARGS = frozenset({"--reasoning-parser"})
 
 
 @dataclass(frozen=True)
@@ -93,6 +108,8 @@ def parse_env(line: str) -> tuple[str, str]:
         raise ValueError(f'"{name or line}" is no environment variable; write it as NAME=value.')
     if name in _REFUSED_ENV:
         raise ValueError(f"{name} may not be set: {_REFUSED_ENV[name]}.")
+    if name in _CODE_ENV:
+        raise ValueError(f"{name} may not be set: it can load code into the server; build it into the runtime's image.")
     if _SECRET_NAME.search(name):
         raise ValueError(f"{name} looks like a secret, and everybody may read an InferenceService; leave it out.")
     _check_no_template(line)
@@ -138,8 +155,23 @@ def check_server_arg(line: str) -> str:
     flag = line.partition("=")[0].replace("_", "-")
     if flag in _REFUSED_ARGS:
         raise ValueError(f"{flag} may not be set: {_REFUSED_ARGS[flag]}.")
+    if code := _code_arg(line, flag):
+        raise ValueError(
+            f"--{code} may not be set: it runs code that came with the model, or from elsewhere, in the server; choose "
+            "a model the server knows by itself, or build the code into the runtime's image."
+        )
     _check_no_template(line)
     return line
+
+
+def _code_arg(line: str, flag: str) -> str | None:
+    """Return the argument with which this line would load code, or None. argparse takes a beginning for the whole."""
+    text = line.replace("_", "-")
+    for name in _CODE_ARGS:
+        begun = len(flag) > 4 and f"--{name}".startswith(flag) and flag not in _WHOLE_ARGS
+        if begun or (text.startswith(("-", "{")) and name in text):
+            return name
+    return None
 
 
 def _check_no_template(line: str) -> None:

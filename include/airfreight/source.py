@@ -1,22 +1,28 @@
-"""Addresses: where a model comes from and where it goes. Parsing only; nothing here touches a network.
+"""Addresses: where a model comes from and where it goes. Parsing only; nothing here touches a network or a disk.
 
 source        hf://acme/pong@main    acme/pong@main    acme/pong          (revision `main` when none is given)
+              s3://llm-models/acme/pong/41ab6c1b1c1f/                     (a prefix that holds one model)
+              file:///data/acme/pong/                                     (a directory that holds one model)
 destination   s3://llm-models/       s3://llm-models/team-a/              (the root; each model lies below it)
+              file:///models/
 artifact      s3://llm-models/acme/pong/41ab6c1b1c1f/                     (always with its slash: KServe matches by
-                                                                          prefix, and `v1` would also fetch `v10`)
+              file:///models/acme/pong/41ab6c1b1c1f/                      prefix, and `v1` would also fetch `v10`)
+
+The path of a file:// address is taken as it is written: nothing is percent-decoded, `~` and `$` mean themselves.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
+from pathlib import Path
 
 from airfreight.errors import RequestError
-from airfreight.manifest import Manifest
+from airfreight.manifest import MANIFEST_NAME, Manifest
 
 DEFAULT_REVISION = "main"
-LATER_SOURCES = ("s3", "oci", "file")
-LATER_DESTINATIONS = ("oci", "file")
+LATER = ("oci",)
 # huggingface_hub utils/_validators.py (2.4): at most 96 characters, no `--` or `..`, no `-` or `.` at an end, no `.git`
 _PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -24,6 +30,8 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 REPO_ID_LIMIT = 96
 REVISION_LIMIT = 256
 KEY_PART = re.compile(r"[A-Za-z0-9!_.*'()=@+-]+")
+SOURCE_FORMS = "hf://owner/name@revision, s3://bucket/prefix/ or file:///directory/"
+DESTINATION_FORMS = "s3://bucket/root/ or file:///directory/"
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class HubModel:
 
 @dataclass(frozen=True)
 class S3Root:
-    """A store's root in a bucket. `prefix` is empty or ends in `/`."""
+    """A store's root in a bucket, or one place in it. `prefix` is empty or ends in `/`."""
 
     bucket: str
     prefix: str = ""
@@ -52,71 +60,178 @@ class S3Root:
         return S3Root(self.bucket, f"{self.prefix}{manifest.repo_id}/{manifest.version}/")
 
 
+@dataclass(frozen=True)
+class DirectoryRoot:
+    """A store's root on a file system, or one place in it. `path` is absolute and ends in `/`."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"file://{self.path}"
+
+    @property
+    def directory(self) -> Path:
+        """The same for the file system."""
+        return Path(self.path)
+
+    def below(self, manifest: Manifest) -> DirectoryRoot:
+        """Return the place of one version of one model: `{root}{repo id}/{version}/`."""
+        return DirectoryRoot(f"{self.path}{manifest.repo_id}/{manifest.version}/")
+
+
+Origin = HubModel | S3Root | DirectoryRoot
+Root = S3Root | DirectoryRoot
+
+
 def parse_source(text: str) -> HubModel:
-    """Read a source as people write it.
+    """Read a model of the hub as people write it: what the trigger form and the catalog take.
 
     Raises:
         RequestError: another scheme, or a malformed repository id or revision.
     """
-    rest = text.strip()
-    scheme = _SCHEME.match(rest)
-    if scheme:
-        name = scheme.group(1).lower()
-        if name in LATER_SOURCES:
-            raise RequestError(
-                f"The source {text!r} is an {name}:// address, which is not available yet: "
-                "give a model of the hub as hf://owner/name@revision."
-            )
-        if name != "hf":
-            raise RequestError(f"The source {text!r} has an unknown scheme: give it as hf://owner/name@revision.")
-        rest = rest[scheme.end() :]
-    repo_id, at, revision = rest.partition("@")
-    _check_repo_id(text, repo_id)
-    if at:
-        _check_revision(text, revision)
-    return HubModel(repo_id, revision or DEFAULT_REVISION)
+    name, rest = _split(text)
+    if name in {"s3", "file", *LATER}:
+        raise RequestError(
+            f"The source {text!r} is an {name}:// address, which is not available yet: "
+            "give a model of the hub as hf://owner/name@revision."
+        )
+    if name not in {"", "hf"}:
+        raise RequestError(f"The source {text!r} has an unknown scheme: give it as hf://owner/name@revision.")
+    return _hub_model(text, rest)
+
+
+def parse_any_source(text: str) -> Origin:
+    """Read whatever a copy can come from: a model of the hub, a prefix in a bucket, a directory.
+
+    Raises:
+        RequestError: another scheme, or a malformed address.
+    """
+    name, rest = _split(text)
+    if name in {"", "hf"}:
+        return _hub_model(text, rest)
+    return _root(f"The source {text!r}", name, rest, SOURCE_FORMS)
 
 
 def parse_destination(text: str) -> S3Root:
-    """Read a store root as people write it; a missing slash at its end is added.
+    """Read a store root in a bucket as people write it: what models are served from. A missing last slash is added.
 
     Raises:
         RequestError: another scheme, or a malformed bucket name or prefix.
     """
+    name, rest = _split(text)
+    subject = f"The destination {text!r}"
+    if name in {"file", *LATER}:
+        raise RequestError(f"{subject} is an {name}:// address, which is not available yet: give s3://bucket/root/.")
+    if name != "s3":
+        raise RequestError(f"{subject} is not understood: give the root of a store as s3://bucket/root/.")
+    return _bucket_root(subject, rest)
+
+
+def parse_any_destination(text: str) -> Root:
+    """Read a store root, in a bucket or on a file system; a missing slash at its end is added.
+
+    Raises:
+        RequestError: another scheme, or a malformed address.
+    """
+    name, rest = _split(text)
+    return _root(f"The destination {text!r}", name, rest, DESTINATION_FORMS)
+
+
+def parse_artifact(text: str) -> Root:
+    """Read the address of one delivered version; a missing slash at its end is added.
+
+    Raises:
+        RequestError: another scheme, or a malformed address.
+    """
+    name, rest = _split(text)
+    return _root(f"The location {text!r}", name, rest, "s3://bucket/prefix/ or file:///directory/")
+
+
+def repo_id_of(root: Root) -> str:
+    """Name a model that nobody named: the last two parts of its address, as `owner/name`.
+
+    A model without airfreight.json has no name of its own, and every artifact needs one.
+
+    Raises:
+        RequestError: there are no two parts, or they hold characters that no name has.
+    """
+    text = f"{root.bucket}/{root.prefix}" if isinstance(root, S3Root) else root.path
+    repo_id = "/".join([part for part in text.split("/") if part][-2:])
+    if not _is_repo_id(repo_id):
+        raise RequestError(
+            f"{root} has no {MANIFEST_NAME}, so the model is named after the last two parts of its address, and "
+            f"{repo_id!r} is no name: put it below owner/name, with letters, digits, '-', '_' and '.' only."
+        )
+    return repo_id
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Return the scheme in small letters, empty without one, and what follows it."""
     rest = text.strip()
     scheme = _SCHEME.match(rest)
-    name = scheme.group(1).lower() if scheme else ""
-    if name in LATER_DESTINATIONS:
-        raise RequestError(
-            f"The destination {text!r} is an {name}:// address, which is not available yet: give s3://bucket/root/."
-        )
-    if scheme is None or name != "s3":
-        raise RequestError(
-            f"The destination {text!r} is not understood: give the root of a store as s3://bucket/root/."
-        )
-    bucket, _, prefix = rest[scheme.end() :].partition("/")
+    return (scheme.group(1).lower(), rest[scheme.end() :]) if scheme else ("", rest)
+
+
+def _root(subject: str, name: str, rest: str, forms: str) -> Root:
+    if name == "s3":
+        return _bucket_root(subject, rest)
+    if name == "file":
+        return _directory_root(subject, rest)
+    if name in LATER:
+        raise RequestError(f"{subject} is an {name}:// address, which is not available yet: give {forms}.")
+    if name == "hf":
+        raise RequestError(f"{subject} is a model of the hub, which is only read from: give {forms}.")
+    raise RequestError(f"{subject} is not understood: give {forms}.")
+
+
+def _bucket_root(subject: str, rest: str) -> S3Root:
+    bucket, _, prefix = rest.partition("/")
     if not _BUCKET.fullmatch(bucket) or ".." in bucket:
         raise RequestError(
-            f"The destination {text!r} has no valid bucket name: 3 to 63 small letters, digits, dots and hyphens, "
+            f"{subject} has no valid bucket name: 3 to 63 small letters, digits, dots and hyphens, "
             "as in s3://llm-models/."
         )
     parts = prefix.rstrip("/").split("/") if prefix.rstrip("/") else []
     if any(part in {".", ".."} or not KEY_PART.fullmatch(part) for part in parts):
         raise RequestError(
-            f"The destination {text!r} has a prefix that is not safe: use letters, digits, dots, hyphens and "
+            f"{subject} has a prefix that is not safe: use letters, digits, dots, hyphens and "
             "underscores between single slashes."
         )
     return S3Root(bucket, "".join(f"{part}/" for part in parts))
 
 
-def _check_repo_id(text: str, repo_id: str) -> None:
-    parts = repo_id.split("/")
-    fits = len(parts) == 2 and len(repo_id) <= REPO_ID_LIMIT and all(_PART.fullmatch(part) for part in parts)
-    if not fits or "--" in repo_id or ".." in repo_id or repo_id.endswith(".git"):
+def _directory_root(subject: str, rest: str) -> DirectoryRoot:
+    if not rest.startswith("/"):
+        raise RequestError(
+            f"{subject} names no absolute directory of this machine: write three slashes, as in file:///models/."
+        )
+    parts = rest.strip("/").split("/")
+    if parts == [""]:
+        raise RequestError(f"{subject} is the root of the file system: name a directory, as in file:///models/.")
+    unprintable = any(unicodedata.category(character) in {"Cc", "Cs"} for character in rest)
+    if unprintable or any(part in {"", ".", ".."} for part in parts):
+        raise RequestError(
+            f"{subject} is not a plain path: write it without '.', '..', doubled slashes and control characters."
+        )
+    return DirectoryRoot("/" + "".join(f"{part}/" for part in parts))
+
+
+def _hub_model(text: str, rest: str) -> HubModel:
+    repo_id, at, revision = rest.partition("@")
+    if not _is_repo_id(repo_id):
         raise RequestError(
             f"The source {text!r} is malformed: give owner/name or hf://owner/name@revision, with letters, digits, "
             "'-', '_' and '.' only, as in acme/pong."
         )
+    if at:
+        _check_revision(text, revision)
+    return HubModel(repo_id, revision or DEFAULT_REVISION)
+
+
+def _is_repo_id(repo_id: str) -> bool:
+    parts = repo_id.split("/")
+    fits = len(parts) == 2 and len(repo_id) <= REPO_ID_LIMIT and all(_PART.fullmatch(part) for part in parts)
+    return fits and not ("--" in repo_id or ".." in repo_id or repo_id.endswith(".git"))
 
 
 def _check_revision(text: str, revision: str) -> None:

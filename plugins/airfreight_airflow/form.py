@@ -11,6 +11,7 @@ from typing import Any
 
 from airflow.sdk import Param
 
+from airfreight.prechecks import REASON_LENGTH
 from airfreight.serving import Serving
 
 
@@ -87,7 +88,37 @@ def _source() -> dict[str, Param]:
             description="Name of a Secret (key: token) in the workers' namespace, for gated models. Empty: the site's. "
             "Never a token itself.",
         ),
+        "allow_patterns": _lines(
+            "Take only",
+            "One pattern per line, e.g. *.safetensors; * also matches a slash, folder/ means all below it. Empty: all.",
+        ),
+        "ignore_patterns": _lines(
+            "Leave out",
+            "One pattern per line, e.g. original/ or training_args.bin; weighs more than the field above.",
+        ),
+        "allow_unsafe": Param(
+            "",
+            type=["null", "string"],
+            section="Source",
+            maxLength=REASON_LENGTH,
+            title="Take files that can run code, because",
+            description="Pickles (.bin, .pt) and code of the repository are refused unless a reason stands here; it is "
+            "recorded in the result.",
+        ),
+        "dry_run": Param(
+            False,
+            type=["null", "boolean"],
+            section="Source",
+            title="Dry run",
+            description="Stop after `resolve`: its log has the plan, that is files, bytes to move, bytes reused, "
+            "and what would be refused.",
+        ),
     }
+
+
+def _lines(title: str, description: str) -> Param:
+    items = {"type": "string"}
+    return Param([], type=["null", "array"], items=items, section="Source", title=title, description=description)
 
 
 def _param(schema: dict[str, Any], section: str) -> Param:

@@ -40,8 +40,10 @@ from airfreight_airflow.pods import (
     Role,
     container_security,
     environment_of,
+    mounts_of,
     pod_security,
     resources,
+    volumes_of,
 )
 from airfreight_airflow.requests import hub_secret_of, refuse_unknown_keys
 from airfreight_airflow.settings import Settings, read_settings
@@ -87,8 +89,6 @@ class AirfreightPodOperator(KubernetesPodOperator):
             security_context=pod_security(),
             container_security_context=container_security(),
             xcom_sidecar_container_security_context=container_security(),
-            volumes=[k8s.V1Volume(name="tmp", empty_dir=k8s.V1EmptyDirVolumeSource(size_limit="256Mi"))],
-            volume_mounts=[k8s.V1VolumeMount(name="tmp", mount_path="/tmp")],  # noqa: S108  (a volume of the pod's own)
             base_container_name=BASE,
             deferrable=False,
             durable=True,  # a restarted worker finds the running pod again instead of starting a second one
@@ -115,15 +115,16 @@ class AirfreightPodOperator(KubernetesPodOperator):
         """Run the pod to its end and return its result."""
         with self._ending(context):
             refuse_unknown_keys(context["dag_run"].conf, context["dag"].params)
-            self.settle(read_settings(), hub_secret_of(context["params"]))
+            self.settle(read_settings(), hub_secret_of(context["params"]), _owner(context))
             return super().execute(context)
 
-    def settle(self, site: Settings, hub_secret: str = "") -> None:
+    def settle(self, site: Settings, hub_secret: str = "", owner: str = "") -> None:
         """Take what the site decides. None of these fields is a template, and none is known when the DAG is parsed.
 
         Args:
             site: the settings as they are now.
             hub_secret: Secret with the hub token that the request asks for; empty: the site's.
+            owner: name under which the pod holds leases; see `environment_of`.
         Raises:
             RequestError: no image is configured.
         """
@@ -136,7 +137,8 @@ class AirfreightPodOperator(KubernetesPodOperator):
             # Ends a pod whose worker died for good: nobody else would.
             start_up = self.startup_timeout_seconds + self.schedule_timeout_seconds
             self.active_deadline_seconds = int(self.execution_timeout.total_seconds()) + start_up
-        self.env_vars = environment_of(self.role, site, hub_secret)
+        self.env_vars = environment_of(self.role, site, hub_secret, owner)
+        self.volumes, self.volume_mounts = volumes_of(site), mounts_of(site)
 
     @cached_property
     def hook(self) -> HouseHook:
@@ -193,3 +195,9 @@ class AirfreightPodOperator(KubernetesPodOperator):
             time_limit=str(self.execution_timeout),
             pod=manager.last_seen if manager else None,
         )
+
+
+def _owner(context: Context) -> str:
+    """What every try of a task has in common and no other task has."""
+    ti = context["ti"]
+    return f"{ti.dag_id}/{context['run_id']}/{ti.task_id}/{ti.map_index}"

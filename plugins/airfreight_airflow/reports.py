@@ -139,6 +139,7 @@ def as_markdown(report: Results) -> str:
         f"| artifact | {report['artifact']} |",
         f"| size | {report['files']} files, {_megabytes(report['bytes'])}, moved {_megabytes(report['moved_bytes'])} |",
         f"| manifest | sha256 {report['manifest_sha256']} |",
+        *_provenance(report),
         f"| served as | {report['name']} in namespace {report['namespace']}, release {report['release']} |",
         f"| address | {report['url']} |",
         f"| question | {_cell(report['question'])} |",
@@ -151,6 +152,14 @@ def as_markdown(report: Results) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _provenance(report: Results) -> Iterator[str]:
+    """Rows that are there only if there is something to say."""
+    if report.get("licences"):
+        yield f"| licence | {_cell(', '.join(report['licences']))} |"
+    if report.get("allow_unsafe"):
+        yield f"| can run code | {_cell(', '.join(report['unsafe_files']))}: {_cell(report['allow_unsafe'])} |"
 
 
 def in_order(breadcrumbs: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -168,6 +177,10 @@ def _decoded(result: Results | str | None) -> Results:
 
 def _of_steps(uploaded: Results, deployed: Results, ready: Results, validated: Results) -> dict[str, Any]:
     return {
+        "licences": uploaded.get("licences"),
+        # Why files that can run code were taken: whoever meets them later finds it here.
+        "unsafe_files": uploaded.get("unsafe_files") or [],
+        "allow_unsafe": uploaded.get("allow_unsafe"),
         "moved_bytes": uploaded["moved_bytes"],
         "copy_seconds": uploaded["seconds"],
         "name": deployed["name"],

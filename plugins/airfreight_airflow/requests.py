@@ -2,7 +2,8 @@
 
     {"model": "acme/pong", "revision": "main", "name": "", "namespace": "",   essentials
      "gpus": 1, "memory": "24Gi", …,                                          the fields of `airfreight.serving.Serving`
-     "question": "ping", "hub_secret": ""}
+     "question": "ping", "hub_secret": "",
+     "allow_patterns": ["*.safetensors", "*.json"], "ignore_patterns": [], "allow_unsafe": "", "dry_run": false}
 
 Pure functions without Airflow. Airflow takes conf keys it does not know without a word and then uses the defaults, so
 `refuse_unknown_keys` runs before the first pod starts.
@@ -18,6 +19,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from airfreight.errors import RequestError
+from airfreight.patterns import Patterns
+from airfreight.prechecks import Rules
 from airfreight.serving import Serving, parse_serving
 from airfreight.source import DEFAULT_REVISION, HubModel, parse_source
 
@@ -121,6 +124,39 @@ def serving_of(params: Mapping[str, Any], default_runtime: str) -> str:
             )
         serving = serving.model_copy(update={"runtime": default_runtime})
     return json.dumps(serving.model_dump(), sort_keys=True)
+
+
+def patterns_of(params: Mapping[str, Any]) -> Patterns:
+    """Which files of the model are wanted.
+
+    Raises:
+        RequestError: a pattern is none.
+    """
+    return Patterns.of(params.get("allow_patterns") or (), params.get("ignore_patterns") or ())
+
+
+def allow_unsafe_of(params: Mapping[str, Any]) -> str:
+    """Why files that can run code are taken all the same; empty: they are refused.
+
+    Raises:
+        RequestError: what is given is no reason.
+    """
+    return Rules.of(allow_unsafe=_text(params, "allow_unsafe")).allow_unsafe
+
+
+def check_request(params: Mapping[str, Any], default_namespace: str, default_runtime: str) -> None:
+    """Check everything in a request that needs no server to be judged, so that it fails before a byte moves.
+
+    Raises:
+        RequestError: the first thing that is wrong.
+    """
+    source_of(params)
+    patterns_of(params)
+    allow_unsafe_of(params)
+    hub_secret_of(params)
+    service_name_of(params)
+    namespace_of(params, default_namespace)
+    serving_of(params, default_runtime)
 
 
 def _model_of(params: Mapping[str, Any]) -> HubModel:

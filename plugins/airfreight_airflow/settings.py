@@ -13,6 +13,9 @@
     hub_endpoint =                                a hub mirror; empty: the public hub
     https_proxy =                                 proxy for the hub, given to publisher pods alone
     no_proxy =
+    ca_bundle_configmap =                         ConfigMap in `namespace`, key ca.crt: every CA that pods need for hub,
+                                                  proxy and store, in PEM, instead of the public ones; empty: those
+    licence_deny =                                licences that are refused: cc-by-nc-*,unknown; empty: none
     runtime = airfreight-vllm-cpu-1a2b3c4d5e6f    ServingRuntime used when the request names none
 
 Nothing is read when this module is imported, so a DAG file parses where nothing is configured.
@@ -20,6 +23,7 @@ Nothing is read when this module is imported, so a DAG file parses where nothing
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +33,7 @@ from airfreight.errors import RequestError
 from airfreight.source import parse_destination
 
 SECTION = "airfreight"
+_OBJECT_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,8 @@ class Settings:
     hub_endpoint: str
     https_proxy: str
     no_proxy: str
+    ca_bundle_configmap: str
+    licence_deny: str
     runtime: str
 
     def require_image(self) -> str:
@@ -67,7 +74,7 @@ def read_settings() -> Settings:
     """Read the settings now.
 
     Raises:
-        RequestError: `store` is no root of a bucket.
+        RequestError: `store` is no root of a bucket, or `ca_bundle_configmap` no name of a ConfigMap.
     """
     return Settings(
         image=_read("image"),
@@ -82,6 +89,8 @@ def read_settings() -> Settings:
         hub_endpoint=_read("hub_endpoint"),
         https_proxy=_read("https_proxy"),
         no_proxy=_read("no_proxy"),
+        ca_bundle_configmap=_configmap(_read("ca_bundle_configmap")),
+        licence_deny=_read("licence_deny"),
         runtime=_read("runtime"),
     )
 
@@ -89,6 +98,15 @@ def read_settings() -> Settings:
 def _read(option: str, fallback: str = "") -> str:
     value: Any = conf.get(SECTION, option, fallback=fallback)
     return str(value or "").strip()
+
+
+def _configmap(name: str) -> str:
+    if name and not _OBJECT_NAME.fullmatch(name):
+        raise RequestError(
+            f"`ca_bundle_configmap` in section [airfreight] of Airflow's configuration: {name!r} is no name of a "
+            "ConfigMap: give one of the workers' namespace that has the CAs in key ca.crt."
+        )
+    return name
 
 
 def _store_root(url: str) -> str:

@@ -11,12 +11,12 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from airfreight.checkpoint import Tenure
 from airfreight.environment import HubSettings, S3Settings
 from airfreight.errors import IntegrityError, RequestError, TemporaryError
 from airfreight.retry import Patience
@@ -28,7 +28,7 @@ from devcluster.hub.faults import Fault
 from devcluster.hub.repository import Library
 from devcluster.hub.server import DEMO_TOKEN, OUTSIDER_TOKEN, HubServer
 from tests.integration.conftest import Minio
-from tests.unit.memory_store import COMMIT, describe, lfs
+from tests.unit.memory_store import describe
 from tests.unit.store_contract import StoreContract
 
 pytestmark = pytest.mark.integration
@@ -44,7 +44,7 @@ SMALL = {
     "empty.txt": b"",
     "nested/größe 模型.json": b"{}",
 }
-BIG = random.Random(5).randbytes(PART_SIZE + 24 * MIB)  # two parts, as the command cuts them
+BIG = random.Random(5).randbytes(3 * PART_SIZE + 8 * MIB)  # four parts, as the command cuts them
 CONTENTS: Mapping[str, bytes] = {**WEIGHTS, **SMALL}
 FAST = Patience(base=0.01, longest=0.05)
 
@@ -87,10 +87,16 @@ class Bench:
         return S3Store(S3Root(self.bucket).below(source.manifest()), self.settings, least_part=PART)
 
     def objects(self) -> dict[str, bytes]:
-        """Return every object of the bucket."""
+        """Return every object of the bucket that is served."""
         client = self.minio.client()
         keys = [entry["Key"] for entry in client.list_objects_v2(Bucket=self.bucket).get("Contents", [])]
-        return {key: client.get_object(Bucket=self.bucket, Key=key)["Body"].read() for key in keys}
+        served = [key for key in keys if not key.startswith(".airfreight/")]
+        return {key: client.get_object(Bucket=self.bucket, Key=key)["Body"].read() for key in served}
+
+    def checkpoints(self) -> list[str]:
+        """Return the keys of what unfinished runs left for the next one."""
+        listing = self.minio.client().list_objects_v2(Bucket=self.bucket, Prefix=".airfreight/")
+        return [entry["Key"] for entry in listing.get("Contents", [])]
 
     def unfinished(self) -> list[str]:
         """Return the keys of multipart uploads that were neither completed nor aborted."""
@@ -160,7 +166,22 @@ class TestS3Store(StoreContract):
     def store(self, minio: Minio, bucket: str) -> S3Store:
         place = S3Root(bucket, "acme/pong/41ab6c1b1c1f/")
         settings = S3Settings(minio.endpoint_url, minio.access_key, minio.secret_key)
-        return S3Store(place, settings, least_part=PART)
+        return S3Store(place, settings, PART, tenure=Tenure(owner="one"))
+
+    @pytest.fixture
+    def rival(self, minio: Minio, bucket: str) -> S3Store:
+        place = S3Root(bucket, "acme/pong/41ab6c1b1c1f/")
+        settings = S3Settings(minio.endpoint_url, minio.access_key, minio.secret_key)
+        return S3Store(place, settings, PART, tenure=Tenure(owner="another"))
+
+    @pytest.fixture(autouse=True)
+    def _reader(self, minio: Minio, bucket: str) -> None:
+        self._client, self._bucket = minio.client(), bucket
+
+    def read(self, store: Any, path: str) -> bytes:
+        key = f"acme/pong/41ab6c1b1c1f/{path}"
+        content: bytes = self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+        return content
 
 
 def test_copy_brings_every_byte_and_the_manifest(bench: Bench) -> None:
@@ -350,18 +371,14 @@ def test_a_foreign_manifest_is_refused(bench: Bench) -> None:
     assert bench.hub.stats.file_bytes == {}
 
 
-def test_only_old_uploads_of_our_own_keys_are_cleared(bench: Bench, bucket: str) -> None:
+def test_stray_uploads_of_our_own_keys_are_cleared_and_no_others(bench: Bench) -> None:
     client: Any = bench.minio.client()
-    content = bytes(PART + 1)
-    keys = ["acme/pong/41ab6c1b1c1f/model.safetensors", "acme/pong/41ab6c1b1c1f/model.safetensors.other"]
-    for key in keys:
-        client.create_multipart_upload(Bucket=bucket, Key=key)
-    place, files = S3Root(bucket, "acme/pong/41ab6c1b1c1f/"), [lfs("model.safetensors", content)]
-    S3Store(place, bench.settings, PART).prepare(files)
-    assert sorted(bench.unfinished_of(keys)) == keys
-    S3Store(place, bench.settings, PART, now=lambda: datetime.now(UTC) + timedelta(hours=25)).prepare(files)
-    assert bench.unfinished_of(keys) == [keys[1]]
-    assert COMMIT.startswith("41ab6c1b1c1f")
+    source = bench.source()
+    own = bench.prefix(source) + "model-00001-of-00003.safetensors"
+    for key in (own, f"{own}.other"):
+        client.create_multipart_upload(Bucket=bench.bucket, Key=key)
+    copy(source, bench.store(source), patience=FAST)
+    assert bench.unfinished_of([own, f"{own}.other"]) == [f"{own}.other"]
 
 
 def test_a_killed_command_is_simply_run_again(bench: Bench) -> None:
@@ -392,29 +409,33 @@ def test_a_killed_command_is_simply_run_again(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("kill", [False, True], ids=["SIGTERM", "SIGKILL"])
-def test_a_multipart_upload_that_was_cut_off_is_never_visible(bench: Bench, kill: bool) -> None:
-    client: Any = bench.minio.client()
+def test_a_multipart_upload_that_was_cut_off_is_never_visible_and_gone_on_with(bench: Bench, kill: bool) -> None:
     bench.hub.faults.add(Fault("slow", match="*model.safetensors", bytes_per_second=20_000_000))
-    process = bench.start("copy", "acme/big", f"s3://{bench.bucket}/")
+    # A retry of a task that was terminated goes on under any name; of one that was killed at once only under its own.
+    task = {"AIRFREIGHT_OWNER": "deliver_model/one/upload_to_s3"} if kill else {}
+    process = bench.start("copy", "acme/big", f"s3://{bench.bucket}/", **task)
     commit = bench.source("acme/big").manifest().commit
-    key = f"acme/big/{commit[:12]}/model.safetensors"
+    key = f"acme/big/{str(commit)[:12]}/model.safetensors"
     deadline = time.monotonic() + 60
-    while not bench.parts(key):
+    while bench.parts(key) < 2:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.02)
     process.kill() if kill else process.terminate()
     _, error = process.communicate(timeout=30)
-    assert bench.objects().keys() <= {f"acme/big/{commit[:12]}/config.json"}
-    assert bool(client.list_multipart_uploads(Bucket=bench.bucket, Prefix=key).get("Uploads")) == kill
+    assert bench.objects().keys() <= {f"acme/big/{str(commit)[:12]}/config.json"}
+    assert bench.unfinished_of([key]) == [key]
     if not kill:
         sentence = "Stopped by SIGTERM before the work was done: nothing half-made is visible, run it again."
         assert (process.returncode, error) == (143, f"airfreight: {sentence}\n")
         assert (bench.scratch / "termination-log").read_text() == sentence + "\n"
 
     bench.hub.faults.clear()
-    assert bench.run("copy", "acme/big", f"s3://{bench.bucket}/")[0] == 0
+    result = bench.scratch / "return.json"
+    assert bench.run("copy", "acme/big", f"s3://{bench.bucket}/", "--result", str(result), **task)[0] == 0
+    assert json.loads(result.read_text())["resumed_bytes"] >= PART_SIZE
     assert bench.objects()[key] == BIG
-    assert bench.objects()[f"acme/big/{commit[:12]}/airfreight.json"]
+    assert bench.objects()[f"acme/big/{str(commit)[:12]}/airfreight.json"]
+    assert bench.unfinished_of([key]) == bench.checkpoints() == []
 
 
 def test_the_commands_write_what_the_pods_promise(bench: Bench) -> None:
@@ -423,7 +444,11 @@ def test_the_commands_write_what_the_pods_promise(bench: Bench) -> None:
     assert bench.run(*resolve)[0] == 0
     before = json.loads(result.read_text())
     commit = bench.source().manifest().commit
+    plan = {"move_files": 6, "move_bytes": before["size_bytes"], "copied_files": 0, "copied_bytes": 0,
+            "reused_files": 0, "reused_bytes": 0, "disk_bytes": 0, "refusals": [], "licences": [], "unsafe_files": [],
+            "allow_unsafe": None}  # fmt: skip
     assert before == {
+        **plan,
         "source": f"hf://acme/pong@{commit}",
         "repo_id": "acme/pong",
         "revision": "main",
@@ -440,13 +465,14 @@ def test_the_commands_write_what_the_pods_promise(bench: Bench) -> None:
     copied = json.loads(result.read_text())
     assert copied.keys() == {
         "artifact", "source", "version", "commit", "manifest_sha256", "files", "size_bytes", "moved_bytes",
-        "reused_files", "seconds",
+        "reused_files", "resumed_bytes", "seconds", "slice", "sealed", "licences", "unsafe_files", "allow_unsafe",
     }  # fmt: skip
     assert {key: copied[key] for key in ("artifact", "source", "manifest_sha256")} == {
         key: before[key] for key in ("artifact", "source", "manifest_sha256")
     }
     assert bench.run(*resolve)[0] == 0
-    assert json.loads(result.read_text()) == {**before, "published": True}
+    done = {"move_files": 0, "move_bytes": 0, "reused_files": 6, "reused_bytes": before["size_bytes"]}
+    assert json.loads(result.read_text()) == {**before, **done, "published": True}
 
 
 def test_a_failing_command_says_one_sentence(bench: Bench) -> None:

@@ -5,15 +5,27 @@
         def store(self) -> Store:
             return MemoryStore()
 
-`store` must be empty and of the place of `CONTENTS`. `large` is the content of a file of at least three parts.
+        @pytest.fixture
+        def rival(self, store: Store) -> Store:
+            return store.run()
+
+        def read(self, store: MemoryStore, path: str) -> bytes:
+            return store.objects[path][0]
+
+`store` must be empty and of the place of `CONTENTS`. `rival` is the same place as another process sees it, with a lease
+of its own. `large` is the content of a file of at least three parts.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from airfreight.checkpoint import LEASE, MARGIN
 from airfreight.errors import RequestError
 from airfreight.manifest import ManifestFile
+from airfreight.retry import HeldError
 from airfreight.transfer import Store
 from tests.unit.memory_store import describe, lfs, small
 
@@ -28,13 +40,17 @@ CONTENTS = {
 def put(store: Store, file: ManifestFile, content: bytes) -> None:
     """Send one file, as the engine does."""
     upload = store.begin(file)
-    for start in range(0, len(content), upload.part_size):
-        upload.write(bytearray(content[start : start + upload.part_size]))
+    for start in range(upload.offset, len(content), upload.part_size):
+        upload.write(bytearray(content[start : start + upload.part_size]), None)
     upload.commit()
 
 
 class StoreContract:
     """The tests; each starts from an empty store."""
+
+    def read(self, store: Any, path: str) -> bytes:
+        """Return the content of a file that is held."""
+        raise NotImplementedError
 
     @pytest.fixture
     def large(self) -> bytes:
@@ -60,22 +76,69 @@ class StoreContract:
         file = lfs("model.safetensors", large)
         upload = store.begin(file)
         for start in range(0, len(large), upload.part_size):
-            upload.write(bytearray(large[start : start + upload.part_size]))
+            upload.write(bytearray(large[start : start + upload.part_size]), None)
         assert store.held([file]) == frozenset()
         upload.abort()
         assert store.held([file]) == frozenset()
 
     def test_several_parts_make_one_file(self, store: Store, large: bytes) -> None:
         file = lfs("model.safetensors", large)
-        assert len(large) > 2 * store.begin(file).part_size
+        upload = store.begin(file)
+        assert len(large) > 2 * upload.part_size
+        upload.abort()
         put(store, file, large)
         assert store.held([file]) == {"model.safetensors"}
+
+    def test_what_was_let_go_is_gone_on_with(self, store: Store, rival: Store, large: bytes) -> None:
+        file = lfs("model.safetensors", large)
+        first = store.begin(file)
+        size = first.part_size
+        assert (first.offset, first.state) == (0, None)
+        first.write(bytearray(large[:size]), "5" * 64)
+        first.release()
+        second = rival.begin(file)
+        assert (second.part_size, second.offset, second.state) == (size, size, "5" * 64)
+        for start in range(size, len(large), size):
+            second.write(bytearray(large[start : start + size]), None)
+        second.commit()
+        assert store.held([file]) == {"model.safetensors"}
+        assert self.read(store, file.path) == large
+
+    def test_what_a_live_run_holds_is_left_alone(self, store: Store, rival: Store, large: bytes) -> None:
+        file = lfs("model.safetensors", large)
+        first = store.begin(file)
+        first.write(bytearray(large[: first.part_size]), None)
+        with pytest.raises(
+            HeldError, match=r"^Another run \(.+\) holds model\.safetensors of .+ until .+ UTC"
+        ) as caught:
+            rival.begin(file)
+        assert 0 < caught.value.seconds <= LEASE + MARGIN
+        rival.tidy([file])
+        for start in range(first.part_size, len(large), first.part_size):
+            first.write(bytearray(large[start : start + first.part_size]), None)
+        first.commit()
+        assert store.held([file]) == {"model.safetensors"}
+
+    def test_what_was_aborted_begins_again(self, store: Store, rival: Store, large: bytes) -> None:
+        file = lfs("model.safetensors", large)
+        first = store.begin(file)
+        first.write(bytearray(large[: first.part_size]), None)
+        first.abort()
+        assert rival.begin(file).offset == 0
+
+    def test_tidy_removes_what_was_let_go(self, store: Store, rival: Store, large: bytes) -> None:
+        file = lfs("model.safetensors", large)
+        first = store.begin(file)
+        first.write(bytearray(large[: first.part_size]), None)
+        first.release()
+        rival.tidy([])
+        assert rival.begin(file).offset == 0
 
     def test_commit_may_be_repeated(self, store: Store, large: bytes) -> None:
         for file, content in ((lfs("model.safetensors", large), large), (small("a.json", b"{}"), b"{}")):
             upload = store.begin(file)
             for start in range(0, len(content), upload.part_size):
-                upload.write(bytearray(content[start : start + upload.part_size]))
+                upload.write(bytearray(content[start : start + upload.part_size]), None)
             upload.commit()
             upload.commit()
             upload.abort()

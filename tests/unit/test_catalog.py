@@ -10,6 +10,7 @@ import yaml
 from airfreight.catalog import CATALOG, CatalogError, load, parse
 from airfreight.cli import main
 from airfreight.errors import RequestError
+from airfreight.patterns import Patterns
 from airfreight.serving import Serving
 
 GOOD = """\
@@ -34,6 +35,19 @@ def test_a_good_catalog() -> None:
     pong, small = parse(GOOD, "models.yaml")
     assert (pong.name, pong.serving.gpus, str(pong.hub_model)) == ("pong", 1, f"hf://acme/pong@{'0123456789' * 4}")
     assert (small.revision, small.destination, small.serving) == ("main", "s3", Serving())
+
+
+def test_patterns_choose_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = GOOD.replace("    serving:", '    allow_patterns: ["*.json", "*.safetensors"]\n    serving:')
+    pong, small = parse(text, "models.yaml")
+    assert pong.patterns == Patterns(("*.json", "*.safetensors"))
+    assert small.patterns == Patterns()
+    file = tmp_path / "models.yaml"
+    file.write_text(text)
+    assert (
+        main(["catalog", "render", "--file", str(file), "--runtime", "airfreight-vllm-cpu-000000000000", "pong"]) == 2
+    )
+    assert "pong has patterns, so its artifact is named after the files they leave; give" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "models:\n", "models: []\n"])
@@ -71,6 +85,14 @@ def test_the_one_shipped_is_inert_and_its_examples_are_right() -> None:
             "models.yaml:3: source: The revision has a field of its own; write it there.",
         ),
         ("models:\n  - name: A\n    source: b/c\n", 'models.yaml:2: name: "A" cannot name an InferenceService'),
+        (
+            "models:\n  - name: a\n    source: b/c\n    ignore_patterns: [/x]\n",
+            "models.yaml:4: ignore_patterns: '/x' can match no file: paths are relative to the repository",
+        ),
+        (
+            "models:\n  - name: a\n    source: b/c\n    allow_patterns: '*.json'\n",
+            "models.yaml:4: allow_patterns: '*.json' should be a valid list.",
+        ),
         (
             "models:\n  - name: a\n    source: b/c\n    revision: 123\n",
             "models.yaml:4: revision: 123 should be a valid string.",

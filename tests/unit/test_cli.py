@@ -8,9 +8,11 @@ import signal
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import typer
@@ -169,18 +171,28 @@ def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "airfreight 0.1.0\n"
 
 
-@pytest.mark.parametrize("command", ["resolve", "copy"])
-def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("command", "example"),
+    [("resolve", "hf://acme/pong@main"), ("copy", "hf://acme/pong@main"), ("seal", "hf://acme/pong@main"),
+     ("verify", "s3://llm-models/acme/pong/41ab6c1b1c1f/")],
+)  # fmt: skip
+def test_every_command_has_help_with_an_example(command: str, example: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([command, "--help"]) == 0
-    assert f"Example: airfreight {command} hf://acme/pong@main" in capsys.readouterr().out
+    assert f"Example: airfreight {command} {example}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (["resolve", "pong"], "The source 'pong' is malformed: give owner/name"),
-        (["copy", "s3://a/b", "s3://bucket/"], "which is not available yet: give a model of the hub"),
-        (["copy", "acme/pong", "oci://registry/x"], "which is not available yet: give s3://bucket/root/."),
+        (["copy", "oci://a/b", "s3://bucket/"], "which is not available yet: give hf://owner/name@revision, s3://"),
+        (["copy", "acme/pong", "oci://registry/x"], "which is not available yet: give s3://bucket/root/ or file:///"),
+        (["seal", "acme/pong", "hf://acme/pong"], "is a model of the hub, which is only read from: give s3://bucket/"),
+        (["verify", "acme/pong"], "The location 'acme/pong' is not understood: give s3://bucket/prefix/ or file:///"),
+        (["copy", "acme/pong", "s3://bucket/", "--slice", "0/3"], "The slice '0/3' is not understood: give the share"),
+        (["copy", "acme/pong", "s3://bucket/", "--allow", "../x"], "allow_patterns: '../x' can match no file"),
+        (["copy", "acme/pong", "s3://bucket/", "--allow-unsafe", "yes"], "which is no reason: write in a few words"),
+        (["copy", "acme/pong", "s3://bucket/", "--deadline", "0"], "--deadline"),
         (["copy", "acme/pong"], "Missing argument 'DESTINATION': see `airfreight copy --help`."),
     ],
 )
@@ -190,6 +202,150 @@ def test_wrong_addresses_fail_before_any_network(
     assert cli.main(words) == 2
     assert sentence in capsys.readouterr().err
     assert sentence in log.read_text()
+
+
+CONTENTS = {
+    "model-1.safetensors": b"weights" * 1000,
+    "model-2.safetensors": b"more of them" * 500,
+    "config.json": b"{}",
+    "nested/\u6a21\u578b.txt": b"",
+}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A directory with a model that nobody delivered."""
+    place = tmp_path / "acme" / "pong"
+    for path, content in CONTENTS.items():
+        (place / path).parent.mkdir(parents=True, exist_ok=True)
+        (place / path).write_bytes(content)
+    (tmp_path / "store").mkdir()
+    return place
+
+
+class Line:
+    """The command line between two directories, which needs no server."""
+
+    def __init__(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.source, self.root = f"file://{tmp_path}/acme/pong/", f"file://{tmp_path}/store/"
+        self._file, self._capsys = tmp_path / "result.json", capsys
+
+    def __call__(self, *words: str, code: int = 0) -> dict[str, Any]:
+        self._file.unlink(missing_ok=True)
+        assert cli.main([*words, "--result", str(self._file)]) == code
+        return json.loads(self._file.read_text()) if self._file.exists() else {}
+
+    def output(self) -> tuple[str, str]:
+        captured = self._capsys.readouterr()
+        return captured.out, captured.err
+
+
+@pytest.fixture
+def line(model: Path, log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Line:
+    return Line(tmp_path, capsys)
+
+
+def test_a_copy_and_the_same_again(line: Line) -> None:
+    before = line("resolve", line.source, "--store", line.root)
+    assert (before["published"], before["revision"], before["repo_id"], before["commit"]) == (
+        False, None, "acme/pong", None,
+    )  # fmt: skip
+    first = line("copy", line.source, line.root)
+    size = sum(map(len, CONTENTS.values()))
+    assert first["artifact"] == before["artifact"] == f"{line.root}acme/pong/{first['version']}/"
+    assert (first["moved_bytes"], first["reused_files"], first["size_bytes"]) == (size, 0, size)
+    assert (first["sealed"], first["slice"], first["resumed_bytes"], first["allow_unsafe"]) == (True, None, 0, None)
+    again = line("copy", line.source, line.root)
+    assert (again["moved_bytes"], again["reused_files"]) == (0, len(CONTENTS))
+    assert {**again, "seconds": 0} == {**first, "seconds": 0, "moved_bytes": 0, "reused_files": len(CONTENTS)}
+    after = line("resolve", line.source, "--store", line.root)
+    assert (after["published"], after["move_files"], after["reused_files"]) == (True, 0, len(CONTENTS))
+    assert before.keys() == after.keys()
+
+
+def test_a_dry_run_says_all_and_does_nothing(line: Line, tmp_path: Path) -> None:
+    plan = line("copy", line.source, line.root, "--dry-run")
+    size = sum(map(len, CONTENTS.values()))
+    assert (plan["move_files"], plan["move_bytes"], plan["disk_bytes"], plan["refusals"]) == (4, size, size, [])
+    assert f"to {plan['artifact']}" in line.output()[0]
+    assert list((tmp_path / "store").iterdir()) == []
+    line("copy", line.source, line.root)
+    plan = line("copy", line.source, line.root, "--dry-run")
+    assert (plan["move_files"], plan["reused_files"], plan["disk_bytes"]) == (0, 4, 0)
+
+
+def test_a_dry_run_names_what_forbids_the_copy(line: Line, model: Path) -> None:
+    (model / "evil.pkl").write_bytes(b"x")
+    plan = line("copy", line.source, line.root, "--dry-run", code=2)
+    assert plan["unsafe_files"] == ["evil.pkl"]
+    assert len(plan["refusals"]) == 1
+    out, error = line.output()
+    assert "refused" in out
+    assert "holds files that can run code when loaded (evil.pkl)" in error
+    assert line("copy", line.source, line.root, code=2) == {}
+    reason = "a pickle of our own making"
+    assert line("copy", line.source, line.root, "--allow-unsafe", reason)["allow_unsafe"] == reason
+    left_out = line("copy", line.source, line.root, "--ignore", "*.pkl")
+    assert (left_out["files"], left_out["unsafe_files"], left_out["allow_unsafe"]) == (4, [], None)
+
+
+def test_patterns_make_a_version_of_their_own(line: Line) -> None:
+    whole, part = line("copy", line.source, line.root), line("copy", line.source, line.root, "--allow", "*.safetensors")
+    assert whole["version"] != part["version"]
+    assert (part["files"], part["moved_bytes"], part["reused_files"]) == (2, 0, 2)
+    assert line("verify", part["artifact"])["good"]
+
+
+def test_slices_then_seal(line: Line) -> None:
+    assert line("seal", line.source, line.root, code=2) == {}
+    assert "cannot be sealed, because 4 of 4 files are missing" in line.output()[1]
+    shares = [line("copy", line.source, line.root, "--slice", f"{index}/3") for index in (1, 2, 3)]
+    assert [share["slice"] for share in shares] == ["1/3", "2/3", "3/3"]
+    assert not any(share["sealed"] for share in shares)
+    assert sum(share["moved_bytes"] for share in shares) == sum(map(len, CONTENTS.values()))
+    assert line("verify", shares[0]["artifact"], code=2) == {}
+    assert "holds no airfreight.json, so nothing was delivered there" in line.output()[1]
+    sealed = line("seal", line.source, line.root)
+    assert sealed["artifact"] == shares[0]["artifact"]
+    assert line("seal", line.source, line.root) == sealed
+    assert line("verify", sealed["artifact"])["good"]
+
+
+def test_verify_names_every_file_that_is_not_right(line: Line, tmp_path: Path) -> None:
+    artifact = line("copy", line.source, line.root)["artifact"]
+    good = line("verify", artifact)
+    assert (good["good"], good["files"], good["read_bytes"]) == (True, 4, sum(map(len, CONTENTS.values())))
+    place = Path(artifact.removeprefix("file://"))
+    (place / "model-1.safetensors").write_bytes(b"Weights" + b"weights" * 999)
+    (place / "config.json").unlink()
+    (place / "notes.txt").write_bytes(b"x")
+    line.output()
+    bad = line("verify", artifact, code=3)
+    assert (bad["good"], bad["wrong"], bad["missing"], bad["extra"]) == (
+        False, ["model-1.safetensors"], ["config.json"], ["notes.txt"],
+    )  # fmt: skip
+    out, error = line.output()
+    assert [row.split(" has ")[0] for row in out.splitlines()] == [
+        "missing  config.json",
+        "wrong    model-1.safetensors",
+        "extra    notes.txt",
+    ]
+    assert error.startswith(f"airfreight: {artifact} is not what its airfreight.json says of 4 files (1 wrong, 1 missi")
+
+
+def test_a_copy_into_its_own_source_is_refused(line: Line, model: Path) -> None:
+    assert line("copy", line.source, line.source, code=2) == {}
+    assert "inside of its source" in line.output()[1]
+    assert sorted(path.name for path in model.iterdir()) == [
+        "config.json", "model-1.safetensors", "model-2.safetensors", "nested",
+    ]  # fmt: skip
+
+
+def test_a_deadline_ends_a_copy(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = time.monotonic
+    monkeypatch.setattr("airfreight.commands.transfer.time.monotonic", lambda: real() - 100)  # it began long ago
+    assert line("copy", line.source, line.root, "--deadline", "60", code=75) == {}
+    assert "The time for the whole copy is over: run it again, it goes on from here." in line.output()[1]
 
 
 def test_help_loads_no_heavy_library() -> None:

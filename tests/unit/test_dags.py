@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from airflow.dag_processing.dagbag import DagBag
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowSkipException
 
+from airfreight.cli import build_app
 from airfreight.serving import Serving
 from airfreight_airflow.form import deliver_params
 from airfreight_airflow.operators import AirfreightPodOperator
@@ -150,12 +153,44 @@ def test_only_the_tasks_that_need_rights_have_them(deliver: DAG) -> None:
 
 def test_commands_are_rendered_from_the_request_and_the_site(deliver: DAG, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__AIRFREIGHT__STORE", "s3://weights/llm")
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__RUNTIME", "airfreight-vllm-cpu-1a2b3c4d5e6f")
     resolve = deliver.get_task("resolve").prepare_for_execution()
-    context: Any = {"params": {"model": "acme/pong", "revision": "v1"}, "dag": deliver}
+    params = {"model": "acme/pong", "revision": "v1", "allow_patterns": ["*.json", "*.safetensors"]}
+    context: Any = {"params": params, "dag": deliver}
 
     resolve.render_template_fields(context, deliver.get_template_env())
 
     assert resolve.arguments[:4] == ["resolve", "hf://acme/pong@v1", "--store", "s3://weights/llm/"]
+    assert resolve.arguments[4:10] == ["--allow", "*.json\n*.safetensors", "--ignore", "", "--allow-unsafe", ""]
+
+
+def test_what_the_dag_says_the_commands_understand(deliver: DAG) -> None:
+    """Each option is one of the command it is given to, and each of them takes what is rendered into it."""
+    commands = typer.main.get_command(build_app()).commands  # type: ignore[attr-defined]
+    for task in deliver.tasks:
+        if isinstance(task, AirfreightPodOperator):
+            command = commands[task.arguments[0]]
+            known = {option for parameter in command.params for option in parameter.opts}
+            given = {str(word) for word in task.arguments if str(word).startswith("--")}
+            assert given <= known, task.task_id
+
+
+def test_the_copy_takes_the_files_that_resolve_looked_at(deliver: DAG) -> None:
+    resolve, copy = (deliver.get_task(name).arguments for name in ("resolve", "upload_to_s3"))
+    assert resolve[resolve.index("--allow") : -2] == copy[copy.index("--allow") : -2]
+
+
+def test_a_dry_run_ends_before_the_copy(deliver: DAG) -> None:
+    hook = deliver.get_task("upload_to_s3")._pre_execute_hook
+    assert hook is not None
+    hook({"params": {"dry_run": False}})
+    hook({"params": {"dry_run": None}})
+    with pytest.raises(
+        AirflowSkipException, match=r"dry run: nothing was moved, and the plan is in the log of resolve"
+    ):
+        hook({"params": {"dry_run": True}})
+    rules = {task.task_id: task.trigger_rule for task in deliver.tasks}
+    assert set(rules.values()) == {"all_success"}, "or a task would run although the copy was skipped"
 
 
 def test_the_form_has_every_field_of_the_serving_schema() -> None:

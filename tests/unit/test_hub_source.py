@@ -17,6 +17,8 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 from airfreight.environment import HubSettings
 from airfreight.errors import AirfreightError, IntegrityError, RequestError, TemporaryError
 from airfreight.manifest import ManifestFile
+from airfreight.patterns import Patterns
+from airfreight.prechecks import Facts
 from airfreight.retry import ThrottledError
 from airfreight.source import HubModel
 from airfreight.stores.hub import HubSource
@@ -26,6 +28,11 @@ from devcluster.hub.repository import Library
 from devcluster.hub.server import DEMO_TOKEN, OUTSIDER_TOKEN, HubServer
 
 WEIGHTS = bytes(range(256)) * 1000
+CARDS = {
+    "free": b"---\nlicense: Apache-2.0\n---\n",
+    "named": b"---\nlicense: other\nlicense_name: llama3\n---\n",
+    "silent": b"# A model\n",
+}
 CONTENTS = {"model.safetensors": WEIGHTS, "config.json": b"{}", "nested/größe 模#?.json": b"[1]", "empty.txt": b""}
 
 
@@ -37,6 +44,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     library.publish("acme/pong-gated", CONTENTS, title="Add the model", gated="manual")
     library.publish("acme/pong-private", CONTENTS, title="Add the model", private=True)
     library.publish("acme/void", {}, title="Nothing")
+    for licence, card in CARDS.items():
+        library.publish(f"acme/{licence}", {**CONTENTS, "README.md": card}, title="Add the model")
     library.publish("acme/climber", {"a\\..\\b.safetensors": b"x"}, title="A bad path")
     return root
 
@@ -125,6 +134,30 @@ def test_a_wrong_request_names_cause_and_remedy(
     with pytest.raises(RequestError) as caught:
         source(hub.url, repo_id, revision, token).manifest()
     assert caught.value.message == sentence.format(url=hub.url)
+
+
+def test_access_is_asked_for_the_weights_before_they_are_needed(hub: HubServer) -> None:
+    """A hub may show a gated model's README and .gitattributes to everybody."""
+    source(hub.url).manifest()
+    heads = [request.path for request in hub.stats.requests if request.method == "HEAD"]
+    assert [path.rpartition("/")[2] for path in heads] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("model", "licences"), [("free", ("apache-2.0",)), ("named", ("other", "llama3")), ("silent", ())]
+)
+def test_the_licence_is_that_of_the_card(hub: HubServer, model: str, licences: tuple[str, ...]) -> None:
+    assert source(hub.url, f"acme/{model}").facts() == Facts(licences)
+
+
+def test_only_the_files_that_are_wanted_are_listed(hub: HubServer) -> None:
+    patterns = Patterns.of(["*.safetensors", "config.json"])
+    reader = HubSource(HubModel("acme/pong"), HubSettings(hub.url), httpx2.Timeout(5), patterns)
+    manifest = reader.manifest()
+    assert [file.path for file in manifest.files] == ["config.json", "model.safetensors"]
+    assert manifest.commit == source(hub.url).manifest().commit
+    assert manifest.version == manifest.sha256[:12]
+    assert b"".join(reader.open(weights(reader))) == WEIGHTS
 
 
 def test_a_gated_model_with_a_token_is_read(hub: HubServer) -> None:
@@ -339,7 +372,11 @@ def test_every_network_error_is_one_of_ours(kind: type[httpx2.RequestError]) -> 
         (httpx2.ConnectTimeout("x"), TemporaryError, "cannot be reached (http://hub: no answer in time): check HF_"),
         (httpx2.ProxyError("403 Forbidden"), RequestError, "The proxy refused to connect to http://hub (403 Forbidden"),
         (httpx2.ProxyError("502 Bad Gateway"), TemporaryError, "The proxy before http://hub failed (502 Bad Gateway)"),
-        (httpx2.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed"), RequestError, "in SSL_CERT_FILE."),
+        (
+            httpx2.ConnectError("[SSL: CERTIFICATE_VERIFY_FAILED] x"),
+            RequestError,
+            "that `ca_bundle_configmap` in section",
+        ),
         (httpx2.TooManyRedirects("20"), RequestError, "in circles"),
         (OfflineModeIsEnabled("x"), RequestError, "switched off by HF_HUB_OFFLINE: unset it"),
     ],

@@ -34,6 +34,13 @@ def test_canonical_json_is_pinned() -> None:
     assert manifest.version == "41ab6c1b1c1f"
 
 
+def test_without_a_commit_the_version_is_of_the_manifest() -> None:
+    manifest = Manifest.of("s3://models/pong/", "acme/pong", None, [lfs("b.safetensors", b"weights")])
+    assert b"commit" not in manifest.canonical
+    assert manifest.version == manifest.sha256[:12]
+    assert Manifest.from_json(manifest.canonical) == manifest
+
+
 def test_order_of_files_does_not_matter() -> None:
     files = list(MANIFEST.files)
     assert Manifest.of(MANIFEST.source, "acme/pong", COMMIT, reversed(files)) == MANIFEST
@@ -85,7 +92,12 @@ def changed(**changes: Any) -> bytes:
         (changed(format=2), "its format is 2"),
         (changed(format=True), "its keys|canonical"),
         (changed(extra=1), "its keys are not those of a manifest"),
-        (changed(commit=...), "its keys are not those of a manifest"),
+        (changed(source=...), "its keys are not those of a manifest"),
+        (changed(commit=None), "commit is not a text"),
+        (changed(narrowed=False), "narrowed is there and is not true"),
+        (changed(narrowed=1), "narrowed is there and is not true"),
+        (changed(repo_id="../pong"), "repository id '../pong' is not one"),
+        (changed(repo_id="acme/"), "repository id 'acme/' is not one"),
         (changed(files={}), "its keys are not those of a manifest"),
         (changed(commit="41ab"), "commit '41ab' is not 40 hex digits"),
         (changed(commit=7), "commit is not a text"),

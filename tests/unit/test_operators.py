@@ -216,6 +216,43 @@ def test_the_pod_is_restricted(kube: FakeKube) -> None:
     assert spec["activeDeadlineSeconds"] > 0
 
 
+@pytest.mark.parametrize("role", [PUBLISHER, DEPLOYER, VALIDATOR])
+def test_the_sites_cas_reach_every_pod(kube: FakeKube, monkeypatch: pytest.MonkeyPatch, role: Role) -> None:
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__CA_BUNDLE_CONFIGMAP", "corporate-cas")
+    run(make_operator(role))
+    spec = kube.created[0]["spec"]
+    volume = next(volume for volume in spec["volumes"] if "configMap" in volume)
+    assert volume["configMap"] == {"name": "corporate-cas", "items": [{"key": "ca.crt", "path": "ca.crt"}]}
+    mount = {"name": volume["name"], "mountPath": "/etc/airfreight/ca", "readOnly": True}
+    assert mount in spec["containers"][0]["volumeMounts"]
+    env = env_of(kube.created[0])
+    for name in ("SSL_CERT_FILE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE"):
+        assert env[name] == "/etc/airfreight/ca/ca.crt"
+
+
+def test_without_cas_of_its_own_a_site_trusts_the_public_ones(kube: FakeKube) -> None:
+    run(make_operator())
+    assert not [volume for volume in kube.created[0]["spec"]["volumes"] if "configMap" in volume]
+    assert not {"SSL_CERT_FILE", "AWS_CA_BUNDLE"} & env_of(kube.created[0]).keys()
+
+
+def test_every_try_of_a_copy_holds_leases_under_one_name(kube: FakeKube) -> None:
+    for _ in range(2):
+        run(make_operator(PUBLISHER))
+    owners = {env_of(pod)["AIRFREIGHT_OWNER"] for pod in kube.created}
+    assert owners == {"deliver_model/manual__2026-11-22T16:11:00+00:00/upload_to_s3/-1"}
+    run(make_operator(VALIDATOR))
+    assert "AIRFREIGHT_OWNER" not in env_of(kube.created[-1])
+
+
+def test_denied_licences_reach_who_publishes(kube: FakeKube, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__LICENCE_DENY", "cc-by-nc-*,unknown")
+    for role in (PUBLISHER, VALIDATOR):
+        run(make_operator(role))
+    told = [env_of(pod).get("AIRFREIGHT_LICENCE_DENY") for pod in kube.created]
+    assert told == ["cc-by-nc-*,unknown", None]
+
+
 def test_the_command_is_ours_and_its_result_is_asked_for(kube: FakeKube) -> None:
     run(make_operator())
     base = kube.created[0]["spec"]["containers"][0]

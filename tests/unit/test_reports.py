@@ -66,6 +66,23 @@ def objects(monkeypatch: pytest.MonkeyPatch, xcoms: dict[str, Any]) -> dict[str,
     return kept
 
 
+def test_why_files_that_can_run_code_were_taken_is_kept(objects: dict[str, bytes]) -> None:
+    unsafe = {"licences": ["other", "llama3"], "unsafe_files": ["a.bin"], "allow_unsafe": "our own | reviewed"}
+    url = write({**UPLOADED, **unsafe})["report"]
+    report = json.loads(objects[url])
+    assert {key: report[key] for key in unsafe} == unsafe
+    page = objects[url.removesuffix("json") + "md"].decode()
+    assert "| can run code | a.bin: our own \\| reviewed |" in page
+    assert "| licence | other, llama3 |" in page
+
+
+def test_without_such_files_nothing_is_said_of_them(objects: dict[str, bytes]) -> None:
+    url = write()["report"]
+    report = json.loads(objects[url])
+    assert (report["unsafe_files"], report["allow_unsafe"]) == ([], None)
+    assert "can run code" not in objects[url.removesuffix("json") + "md"].decode()
+
+
 def write(uploaded: dict[str, Any] = UPLOADED) -> dict[str, str]:
     return reports.write_report(uploaded=uploaded, deployed=DEPLOYED, ready={"seconds": 20.0}, validated=VALIDATED)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from airfreight.errors import RequestError, TemporaryError
-from airfreight.retry import Patience, StoppedError, ThrottledError
+from airfreight.retry import HeldError, Patience, StoppedError, ThrottledError
 
 
 def patience(waits: list[float], **changes: Any) -> Patience:
@@ -84,3 +84,16 @@ def test_stop_ends_a_wait() -> None:
     stopped.stop.set()
     with pytest.raises(StoppedError):
         stopped.call(failing(TemporaryError("down")))
+
+
+def test_a_neighbours_lease_is_not_waited_for_here() -> None:
+    """The engine does other files first; see tests/unit/test_resume.py."""
+    calls: list[int] = []
+
+    def held() -> None:
+        calls.append(1)
+        raise HeldError("Another run holds it.", 60.0, "tag")
+
+    with pytest.raises(HeldError, match=r"Another run holds it\."):
+        Patience(wait=lambda event, seconds: None).call(held)
+    assert calls == [1]

@@ -15,8 +15,9 @@ from airfreight.errors import AirfreightError, RequestError, TemporaryError
 from airfreight.manifest import ManifestFile
 from airfreight.retry import ThrottledError
 from airfreight.source import S3Root
-from airfreight.stores.s3 import MIB, OBJECT_LIMIT, PART_SIZE, PARTS_LIMIT, S3Store, _Readable, connect, part_size
+from airfreight.stores.s3 import COPY_PART, MIB, OBJECT_LIMIT, PART_SIZE, PARTS_LIMIT, S3Store, connect, part_size
 from airfreight.stores.s3_errors import Place
+from airfreight.stores.s3_uploads import Readable
 from tests.unit.memory_store import describe
 
 SETTINGS = S3Settings("http://127.0.0.1:9", "AKIDEXAMPLE", "wJalr-secret")
@@ -31,9 +32,10 @@ def test_parts_fit_s3(size: int) -> None:
     assert part % MIB == 0
 
 
-def test_parts_are_32_mib_for_all_but_giants() -> None:
-    assert part_size(312 * 1024 * MIB) == PART_SIZE == 32 * MIB
+def test_parts_are_16_mib_for_all_but_giants() -> None:
+    assert part_size(156 * 1024 * MIB) == PART_SIZE == 16 * MIB
     assert part_size(OBJECT_LIMIT) == 525 * MIB
+    assert part_size(OBJECT_LIMIT, COPY_PART) == COPY_PART == 1024 * MIB
 
 
 def test_client_is_path_style_unsigned_and_does_not_retry() -> None:
@@ -46,7 +48,7 @@ def test_client_is_path_style_unsigned_and_does_not_retry() -> None:
 
 @given(st.binary(max_size=50), st.lists(st.integers(0, 20), max_size=5))
 def test_a_part_reads_as_a_file_does(content: bytes, counts: list[int]) -> None:
-    ours, theirs = _Readable(bytearray(content)), io.BytesIO(content)
+    ours, theirs = Readable(bytearray(content)), io.BytesIO(content)
     for count in counts:
         assert ours.read(count) == theirs.read(count)
         assert ours.tell() == theirs.tell()
@@ -58,6 +60,20 @@ def test_a_part_reads_as_a_file_does(content: bytes, counts: list[int]) -> None:
 
 def test_artifact_ends_in_a_slash() -> None:
     assert S3Store(PLACE.root, SETTINGS).artifact == "s3://llm-models/acme/pong/41ab6c1b1c1f/"
+
+
+@pytest.mark.parametrize(
+    ("place", "root", "prefix"),
+    [
+        ("acme/pong/41ab6c1b1c1f/", None, ".airfreight/uploads/"),
+        ("team-a/acme/pong/41ab6c1b1c1f/", None, "team-a/.airfreight/uploads/"),
+        ("team-a/pong/41ab6c1b1c1f/", "team-a/", "team-a/.airfreight/uploads/"),
+    ],
+)
+def test_checkpoints_lie_beside_the_models_at_the_root(place: str, root: str | None, prefix: str) -> None:
+    store = S3Store(S3Root("llm-models", place), SETTINGS, root=None if root is None else S3Root("llm-models", root))
+    assert store._shelf.prefix.startswith(prefix)
+    assert not store._shelf.prefix.startswith(place)
 
 
 def test_what_s3_cannot_take_is_refused_before_any_request() -> None:

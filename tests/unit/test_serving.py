@@ -48,6 +48,8 @@ def test_numbers_from_yaml_and_an_emptied_text_box_are_taken() -> None:
         ({"server_args": ["--model=/x"]}, "server_args: --model may not be set: the runtime points it at /mnt/models."),
         ({"server_args": ["--served_model_name=x"]}, "--served-model-name may not be set"),
         ({"server_args": ["--chat-template={{x}}"]}, 'holds "{{", which KServe would read as its own template'),
+        ({"server_args": ["--config=/mnt/models/a.yaml"]}, "--config may not be set: arguments from a file cannot be"),
+        ({"env": ["LD_PRELOAD=/mnt/models/x.so"]}, "env: LD_PRELOAD may not be set: it can load code into the server"),
         ({"server_args": [""]}, "A server argument is empty; remove the line."),
         ({"server_args": "--x"}, "serving: server_args: '--x' should be a valid list."),
         ({"node_selector": ["gpu"]}, '"gpu" is no node label; write it as key=value'),
@@ -65,6 +67,45 @@ def test_a_wrong_field_is_one_sentence_that_names_it(values: dict[str, object], 
     assert sentence in caught.value.message
     assert caught.value.message.startswith("serving: ")
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--trust-remote-code",
+        "--trust_remote_code",
+        "--trust-remote-code=true",
+        "--trust",  # argparse takes it for the whole
+        "--tool-parser-plugin=/mnt/models/parser.py",
+        "--reasoning-parser-plugin=/mnt/models/parser.py",
+        "--reasoning-parser-plug=/mnt/models/parser.py",
+        "--structured-outputs-config.reasoning_parser_plugin=/mnt/models/parser.py",
+        '{"reasoning_parser_plugin": "/mnt/models/parser.py"}',
+        "--middleware=evil.middleware",
+        "--logits-processors=evil:Processor",
+        "--worker-cls=evil.Worker",
+        "--worker-extension-cls=evil.Worker",
+        "--scheduler-cls=evil.Scheduler",
+        '--model-class-overrides={"A": "evil:B"}',
+        '--kv-transfer-config={"kv_connector_module_path": "evil"}',
+        "--io-processor-plugin=evil",
+        "--log-config-file=/mnt/models/logging.json",
+    ],
+)
+def test_arguments_that_run_code_are_refused(line: str) -> None:
+    with pytest.raises(
+        RequestError, match=r"serving: server_args: --[a-z-]+ may not be set: it runs code that came with"
+    ):
+        parse_serving({"server_args": [line]})
+
+
+def test_arguments_that_only_look_alike_pass() -> None:
+    lines = [
+        "--reasoning-parser=qwen3", "--tool-call-parser=hermes", "--enable-auto-tool-choice", "--max-model-len=8192",
+        "--chat-template-content-format=openai", "--load-format=safetensors", "--config-format=hf", "-tp=2", "--dtype",
+        "bfloat16", "--quantization=fp8", "--enable-lora", "--scheduling-policy=priority", "--log-level=info",
+    ]  # fmt: skip
+    assert parse_serving({"server_args": lines}).server_args == lines
 
 
 def test_a_secret_is_named_and_not_repeated() -> None:

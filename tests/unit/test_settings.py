@@ -51,6 +51,17 @@ def test_a_store_that_is_none_names_the_option(monkeypatch: pytest.MonkeyPatch, 
         read_settings()
 
 
+def test_the_bundle_of_cas_is_a_configmap(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_settings().ca_bundle_configmap == read_settings().licence_deny == ""
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__CA_BUNDLE_CONFIGMAP", "corporate-cas")
+    assert read_settings().ca_bundle_configmap == "corporate-cas"
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__CA_BUNDLE_CONFIGMAP", "/etc/ssl/ca.crt")
+    with pytest.raises(
+        RequestError, match=r"`ca_bundle_configmap` in section \[airfreight\].* is no name of a ConfigMap"
+    ):
+        read_settings()
+
+
 def test_known_keys_pass() -> None:
     requests.refuse_unknown_keys({"model": "a/b", "gpus": 1}, KEYS)
     requests.refuse_unknown_keys(None, KEYS)
@@ -160,6 +171,48 @@ def test_a_request_without_any_runtime_says_where_to_set_one() -> None:
 def test_a_wrong_serving_field_is_named() -> None:
     with pytest.raises(RequestError, match="serving: memory"):
         requests.serving_of({"memory": "lots"}, "r")
+
+
+def test_patterns_become_lines() -> None:
+    params = {"allow_patterns": ["*.json", " *.safetensors"], "ignore_patterns": None}
+    assert RequestMacros.allow(params) == "*.json\n*.safetensors"
+    assert RequestMacros.ignore(params) == RequestMacros.allow({}) == ""
+    with pytest.raises(RequestError, match="ignore_patterns: '/x' can match no file"):
+        RequestMacros.ignore({"ignore_patterns": ["/x"]})
+
+
+def test_a_reason_for_unsafe_files_is_one() -> None:
+    assert RequestMacros.allow_unsafe({"allow_unsafe": " our own, reviewed "}) == "our own, reviewed"
+    assert RequestMacros.allow_unsafe({"allow_unsafe": None}) == ""
+    with pytest.raises(RequestError, match="allow_unsafe is 'yes', which is no reason"):
+        RequestMacros.allow_unsafe({"allow_unsafe": "yes"})
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({"model": ""}, '"model" is empty'),
+        ({"name": "Chat"}, "is no name for an InferenceService"),
+        ({"namespace": "Team A"}, "is no namespace"),
+        ({"memory": "lots"}, "serving: memory"),
+        ({"server_args": ["--trust-remote-code"]}, "server_args: --trust-remote-code may not be set"),
+        ({"allow_patterns": ["../x"]}, "allow_patterns: '../x' can match no file"),
+        ({"allow_unsafe": "yes"}, "which is no reason"),
+        ({"hub_secret": "hf_ABC"}, '"hub_secret" is no name of a Secret'),
+    ],
+)
+def test_all_of_a_request_is_checked_before_a_byte_moves(
+    monkeypatch: pytest.MonkeyPatch, params: dict[str, object], sentence: str
+) -> None:
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__RUNTIME", "airfreight-vllm-cpu-1a2b3c4d5e6f")
+    assert RequestMacros.checked_source({"model": "acme/pong"}) == "hf://acme/pong@main"
+    with pytest.raises(RequestError, match=sentence):
+        RequestMacros.checked_source({"model": "acme/pong", **params})
+
+
+def test_without_any_runtime_nothing_is_begun() -> None:
+    with pytest.raises(RequestError, match="No serving runtime is named"):
+        RequestMacros.checked_source({"model": "acme/pong"})
 
 
 def test_the_default_question_is_asked_where_none_is() -> None:

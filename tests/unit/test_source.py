@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from airfreight.errors import RequestError
-from airfreight.prechecks import check_publishable
-from airfreight.source import HubModel, S3Root, parse_destination, parse_source
+from airfreight.source import (
+    DirectoryRoot,
+    HubModel,
+    S3Root,
+    parse_any_destination,
+    parse_any_source,
+    parse_artifact,
+    parse_destination,
+    parse_source,
+    repo_id_of,
+)
 from tests.unit.memory_store import describe
 
 
@@ -48,15 +59,34 @@ def test_malformed_revisions(revision: str) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["s3", "oci", "file"])
-def test_sources_of_later_are_refused_by_name(scheme: str) -> None:
+def test_the_form_and_the_catalog_take_models_of_the_hub_alone(scheme: str) -> None:
     with pytest.raises(RequestError) as caught:
         parse_source(f"{scheme}://bucket/x/")
     assert f"is an {scheme}:// address, which is not available yet: give a model of the hub" in caught.value.message
 
 
-def test_unknown_schemes_are_refused() -> None:
-    with pytest.raises(RequestError, match="has an unknown scheme: give it as hf://owner/name@revision"):
-        parse_source("https://huggingface.co/acme/pong")
+@pytest.mark.parametrize("parse", [parse_source, parse_any_source])
+def test_unknown_schemes_are_refused(parse: Callable[[str], object]) -> None:
+    with pytest.raises(
+        RequestError, match=r"(has an unknown scheme|is not understood): give (it as )?hf://owner/name@r"
+    ):
+        parse("https://huggingface.co/acme/pong")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("acme/pong", HubModel("acme/pong")),
+        ("hf://acme/pong@next", HubModel("acme/pong", "next")),
+        ("s3://llm-models/acme/pong/41ab6c1b1c1f", S3Root("llm-models", "acme/pong/41ab6c1b1c1f/")),
+        ("S3://llm-models", S3Root("llm-models")),
+        ("file:///data/acme/pong", DirectoryRoot("/data/acme/pong/")),
+        ("FILE:///data/größe 模型/%20~$HOME", DirectoryRoot("/data/größe 模型/%20~$HOME/")),
+    ],
+)
+def test_any_source(text: str, expected: object) -> None:
+    assert parse_any_source(text) == expected
+    assert parse_any_source(str(expected)) == expected
 
 
 @pytest.mark.parametrize(
@@ -70,11 +100,19 @@ def test_unknown_schemes_are_refused() -> None:
 )
 def test_destinations(text: str, expected: S3Root) -> None:
     assert parse_destination(text) == expected
+    assert parse_any_destination(text) == expected
+    assert parse_artifact(text) == expected
+
+
+def test_directories_as_destinations() -> None:
+    assert parse_any_destination("file:///models") == parse_artifact("file:///models/") == DirectoryRoot("/models/")
+    assert str(DirectoryRoot("/models/")) == "file:///models/"
 
 
 def test_artifacts_end_in_a_slash() -> None:
     manifest = describe({"model.safetensors": b"x"})
     assert str(S3Root("b", "root/").below(manifest)) == "s3://b/root/acme/pong/41ab6c1b1c1f/"
+    assert str(DirectoryRoot("/models/").below(manifest)) == "file:///models/acme/pong/41ab6c1b1c1f/"
 
 
 @pytest.mark.parametrize(
@@ -98,19 +136,71 @@ def test_malformed_destinations(text: str, reason: str) -> None:
     assert reason in caught.value.message
 
 
-def test_files_that_run_code_are_refused() -> None:
-    contents = dict.fromkeys(["a.BIN", "b.pt", "c.pkl", "d/modeling.py", "model.safetensors"], b"x")
+NOT_PLAIN = "is not a plain path: write it without '.', '..', doubled slashes and control characters."
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("oci://registry/x", "is an oci:// address, which is not available yet: give {forms}."),
+        ("http://x/y", "is not understood: give {forms}."),
+        ("s3://", "has no valid bucket name: 3 to 63 small letters, digits, dots and hyphens, as in s3://llm-models/."),
+        ("s3://bucket/../x/", "has a prefix that is not safe: use letters, digits, dots, hyphens and underscores"),
+        ("file://models/", "names no absolute directory of this machine: write three slashes, as in file:///models/."),
+        ("file://", "names no absolute directory of this machine"),
+        ("file://~/models", "names no absolute directory of this machine"),
+        ("file:///", "is the root of the file system: name a directory, as in file:///models/."),
+        ("file:////", "is the root of the file system"),
+        ("file:///models/../etc/", NOT_PLAIN),
+        ("file:///models/./x", NOT_PLAIN),
+        ("file:///models//x", NOT_PLAIN),
+        ("file:///models/a\nb", NOT_PLAIN),
+        ("file:///models/\udce8", NOT_PLAIN),
+    ],
+)
+@pytest.mark.parametrize(
+    ("parse", "subject", "forms"),
+    [
+        (parse_any_source, "The source", "hf://owner/name@revision, s3://bucket/prefix/ or file:///directory/"),
+        (parse_any_destination, "The destination", "s3://bucket/root/ or file:///directory/"),
+        (parse_artifact, "The location", "s3://bucket/prefix/ or file:///directory/"),
+    ],
+)
+def test_malformed_addresses(parse: Callable[[str], object], subject: str, forms: str, text: str, reason: str) -> None:
     with pytest.raises(RequestError) as caught:
-        check_publishable(describe(contents))
-    assert "holds files that can run code when loaded (a.BIN, b.pt, c.pkl and 1 more): choose" in caught.value.message
+        parse(text)
+    assert caught.value.message.startswith(f"{subject} {text!r} {reason.format(forms=forms)}")
 
 
-@pytest.mark.parametrize("contents", [{}, {"config.json": b"{}"}, {"model.safetensors": b""}])
-def test_models_without_weights_are_refused(contents: dict[str, bytes]) -> None:
-    with pytest.raises(RequestError, match=r"holds no weight file \(\.safetensors or \.gguf\): check the name"):
-        check_publishable(describe(contents))
+@pytest.mark.parametrize("parse", [parse_any_destination, parse_artifact])
+def test_nothing_is_written_to_a_hub(parse: Callable[[str], object]) -> None:
+    with pytest.raises(RequestError, match=r"is a model of the hub, which is only read from: give s3://bucket/"):
+        parse("hf://acme/pong")
+    with pytest.raises(RequestError, match=r"is not understood: give s3://bucket/"):
+        parse("acme/pong")
 
 
-def test_a_model_of_safetensors_or_gguf_passes() -> None:
-    check_publishable(describe({"model.safetensors": b"x", "config.json": b"{}"}))
-    check_publishable(describe({"model.Q4.GGUF": b"x"}))
+@pytest.mark.parametrize(
+    ("root", "repo_id"),
+    [
+        (S3Root("llm-models", "incoming/acme/pong/"), "acme/pong"),
+        (S3Root("llm-models", "pong/"), "llm-models/pong"),
+        (DirectoryRoot("/data/acme/Pong_1.5/"), "acme/Pong_1.5"),
+    ],
+)
+def test_a_model_without_a_name_is_named_after_its_address(root: S3Root | DirectoryRoot, repo_id: str) -> None:
+    assert repo_id_of(root) == repo_id
+
+
+@pytest.mark.parametrize(
+    "root", [S3Root("llm-models"), S3Root("b", "a/b!/"), DirectoryRoot("/pong/"), DirectoryRoot("/data/größe/pong/")]
+)
+def test_an_address_that_names_no_model_is_refused(root: S3Root | DirectoryRoot) -> None:
+    with pytest.raises(RequestError) as caught:
+        repo_id_of(root)
+    assert caught.value.message.startswith(
+        f"{root} has no airfreight.json, so the model is named after the last two parts of its address, and '"
+    )
+    assert caught.value.message.endswith(
+        "' is no name: put it below owner/name, with letters, digits, '-', '_' and '.' only."
+    )

@@ -42,8 +42,15 @@ class TestMemoryStore(StoreContract):
     """The contract, against the memory store."""
 
     @pytest.fixture
-    def store(self) -> Store:
+    def store(self) -> MemoryStore:
         return MemoryStore()
+
+    @pytest.fixture
+    def rival(self, store: MemoryStore) -> Store:
+        return store.run()
+
+    def read(self, store: MemoryStore, path: str) -> bytes:
+        return store.objects[path][0]
 
 
 @dataclass
@@ -76,7 +83,7 @@ def test_copy_takes_everything_and_seals_last() -> None:
 def test_parts_are_full_but_the_last() -> None:
     store = MemoryStore(part_size=4096)
     copy(MemorySource(CONTENTS, chunk=10_000), store)
-    sizes = {upload.file.path: [len(part) for part in upload.parts] for upload in store.uploads}
+    sizes = {upload.file.path: [len(part) for part in upload.sent] for upload in store.uploads}
     assert sizes == {
         "config.json": [23],
         "empty.txt": [],
@@ -124,7 +131,7 @@ def test_only_objects_with_the_right_digest_are_reused() -> None:
 
 
 def test_a_version_with_another_manifest_is_refused_before_anything_moves() -> None:
-    store = MemoryStore(manifest=describe({"model.safetensors": b"other"}))
+    store = MemoryStore(sealed_with=[describe({"model.safetensors": b"other"})])
     source = MemorySource(CONTENTS)
     with pytest.raises(RequestError) as caught:
         copy(source, store)
@@ -220,15 +227,15 @@ def test_a_failed_part_is_sent_again_without_reading_again() -> None:
     class Failing(MemoryUpload):
         failures = 2
 
-        def write(self, part: bytearray) -> None:
-            if len(self.parts) == 1 and self.failures:
+        def write(self, part: bytearray | memoryview, state: str | None) -> None:
+            if len(self.sent) == 1 and self.failures:
                 self.failures -= 1
                 raise TemporaryError("The object store answers 503.")
-            super().write(part)
+            super().write(part, state)
 
     class FailingStore(MemoryStore):
         def begin(self, file: ManifestFile) -> MemoryUpload:
-            self.uploads.append(Failing(self, file))
+            self.uploads.append(Failing(self, file, self.leases.claim(file)))
             return self.uploads[-1]
 
     source, store, lines = MemorySource(CONTENTS), FailingStore(), []
@@ -239,7 +246,7 @@ def test_a_failed_part_is_sent_again_without_reading_again() -> None:
     assert lines[0] == "trying again: The object store answers 503."
 
 
-@pytest.mark.parametrize("method", ["sealed", "held", "prepare", "begin", "seal"])
+@pytest.mark.parametrize("method", ["sealed", "held", "prepare", "elsewhere", "begin", "seal", "tidy"])
 def test_every_step_of_the_store_is_tried_again(method: str) -> None:
     store, waits = MemoryStore(), Waits()
     whole = getattr(store, method)
@@ -302,6 +309,13 @@ def test_the_deadline_ends_a_source_that_drips() -> None:
     with pytest.raises(TemporaryError, match="The time for the whole copy is over: run it again"):
         copy(MemorySource(CONTENTS, chunk=10), store, patience=patience)
     assert (store.manifest, store.unfinished) == (None, [])
+
+
+def test_a_deadline_is_counted_from_the_call() -> None:
+    clock = iter(range(1000, 3000))
+    patience = Patience(clock=lambda: float(next(clock)))
+    with pytest.raises(TemporaryError, match="The time for the whole copy is over: run it again"):
+        copy(MemorySource(CONTENTS, chunk=10), MemoryStore(), patience=patience, deadline_s=30.0)
 
 
 def test_published_means_sealed_and_whole() -> None:

@@ -119,6 +119,11 @@ def _artifact(model: CatalogModel, store: str) -> str:
     from airfreight.source import parse_destination
 
     hub_model = model.hub_model
+    if model.patterns.allow or model.patterns.ignore:
+        raise RequestError(
+            f"{model.name} has patterns, so its artifact is named after the files they leave; give the one that "
+            f"`airfreight resolve {hub_model} --store {store}` prints with the same --allow and --ignore as --artifact."
+        )
     if not _COMMIT.fullmatch(hub_model.revision):
         raise RequestError(
             f"{model.name} is at {hub_model.revision}, which may move, so its artifact has no fixed name; give "

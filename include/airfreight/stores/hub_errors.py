@@ -156,7 +156,8 @@ class Asked:
         host = _host(error, self.settings)
         if "CERTIFICATE_VERIFY_FAILED" in said:
             return RequestError(
-                f"The certificate of {host} cannot be verified: give the CA that signed it in SSL_CERT_FILE."
+                f"The certificate of {host} cannot be verified: put the CA that signed it into key ca.crt of the "
+                "ConfigMap that `ca_bundle_configmap` in section [airfreight] names, or into the file of SSL_CERT_FILE."
             )
         if isinstance(error, httpx2.UnsupportedProtocol | httpx2.TooManyRedirects):
             return RequestError(f"{self._where} sends requests in circles or nowhere ({said}): check HF_ENDPOINT.")

@@ -3,10 +3,11 @@
     s3://llm-models/acme/pong/41ab6c1b1c1f/config.json          x-amz-meta-git-blob-id: 8e8b…
     s3://llm-models/acme/pong/41ab6c1b1c1f/model.safetensors    x-amz-meta-sha256: 71d0…
     s3://llm-models/acme/pong/41ab6c1b1c1f/airfreight.json      the manifest, written last
+    s3://llm-models/.airfreight/uploads/…                       checkpoints of files under way (`s3_uploads`)
 
 A file of one part is one PutObject; a larger one is a multipart upload, which nobody sees before it is completed. The
 digest in an object's metadata was compared by the engine before the object became visible, so an object that carries
-the right one, at the right size, need not be sent again.
+the right one, at the right size, need not be sent again, and may be copied inside the bucket for the next version.
 
 Payloads are not signed: over plain http boto3 would compute a sha256 of every byte more, ten times the cost of the
 rest. The store checks CRC64NVME instead, of every part and of the whole object. That finds accidents; where the network
@@ -15,45 +16,45 @@ between pod and store has an adversary, use an https endpoint.
 
 from __future__ import annotations
 
-import base64
-import contextlib
-import io
-from collections.abc import Callable, Sequence
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import boto3
-from awscrt import checksums
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
+from airfreight.checkpoint import Checkpoint, Leases, Tenure, folder, name, parse
 from airfreight.environment import S3Settings
-from airfreight.errors import RequestError
-from airfreight.manifest import MANIFEST_NAME, Manifest, ManifestFile
+from airfreight.errors import RequestError, TemporaryError
+from airfreight.manifest import MANIFEST_NAME, RESERVED_DIRECTORY, Manifest, ManifestFile
 from airfreight.source import S3Root
-from airfreight.stores.s3_errors import Place, code_of, status_of
+from airfreight.stores.s3_errors import NOT_FOUND, Place, code_of, status_of
+from airfreight.stores.s3_shelf import S3Shelf
+from airfreight.stores.s3_uploads import CHECKSUM, Bucket, Multipart, Single, metadata
 from airfreight.transfer import Upload, refuse_other
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 MIB = 1024 * 1024
-PART_SIZE = 32 * MIB
+PART_SIZE = 16 * MIB  # two per file under way are in memory; three may be sent again after a kill
 PARTS_LIMIT = 10_000  # docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html, as the next two
 OBJECT_LIMIT = 5 * 1024 * 1024 * MIB
 KEY_LIMIT = 1024  # bytes of UTF-8
-STALE = timedelta(hours=24)  # an upload this old has no living copy behind it
+COPY_PART = 1024 * MIB  # one request of a copy inside the store; it must end within the time-out of a request
+VERSIONS_LIMIT = 100  # of one model, that are looked at for files to copy
 CONNECTIONS = 16
-NOT_FOUND = {"404", "NoSuchKey", "NotFound"}
+
+Identity = tuple[str, str, int]
 
 
 def part_size(size: int, least: int = PART_SIZE) -> int:
     """Return the bytes of each part of a file of `size` bytes: `least`, or what keeps it within 10,000 parts.
 
-    Whole MiB. Up to 312 GiB it is 32 MiB; at S3's limit of 5 TiB, 525 MiB, and so is then the memory per file.
+    Whole MiB. Up to 156 GiB it is 16 MiB; at S3's limit of 5 TiB, 525 MiB, and twice that is then the memory per file.
     """
     needed = -(-size // PARTS_LIMIT)
     return max(least, -(-needed // MIB) * MIB)
@@ -88,22 +89,30 @@ class S3Store:
         place: bucket and prefix of this version; the prefix ends in `/`.
         settings: endpoint and credentials.
         least_part: bytes of a part, where the file's size does not ask for more; S3 takes 5 MiB and up.
-        now: the time, to tell dead uploads from living ones.
+        root: of the store, where checkpoints lie; by default what is left of `place` without owner, name and version.
+        tenure: who holds leases here, and for how long.
     """
 
     def __init__(
         self,
         place: S3Root,
         settings: S3Settings,
-        least_part: int = PART_SIZE,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        least_part: int | None = None,
+        *,
+        root: S3Root | None = None,
+        tenure: Tenure | None = None,
     ) -> None:
-        self._least_part = least_part
+        self._least_part = least_part or PART_SIZE
         self._place = Place(place, settings)
-        self._bucket, self._prefix = place.bucket, place.prefix
-        self._now = now
+        self._container, self._prefix = place.bucket, place.prefix
         with self._place.translated():
             self._client = connect(settings)
+        top = root.prefix if root is not None else "".join(f"{part}/" for part in place.prefix.split("/")[:-4])
+        self._bucket = Bucket(self._client, self._place, place.prefix)
+        self._shelf = S3Shelf(self._client, self._place, top + folder(str(place)))
+        self._leases = Leases(str(place), self._shelf, tenure or Tenure())
+        self._lock = threading.Lock()
+        self._versions: dict[Identity, str] | None = None
 
     @property
     def artifact(self) -> str:
@@ -112,14 +121,9 @@ class S3Store:
 
     def sealed(self) -> Manifest | None:
         """See `Store.sealed`. One GET."""
-        with self._place.translated():
-            try:
-                answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + MANIFEST_NAME)
-                data = answer["Body"].read()
-            except ClientError as error:
-                if code_of(error) in NOT_FOUND:
-                    return None
-                raise
+        data = self._manifest_at(self._prefix)
+        if data is None:
+            return None
         try:
             return Manifest.from_json(data)
         except ValueError as error:
@@ -131,54 +135,82 @@ class S3Store:
     def held(self, files: Sequence[ManifestFile]) -> frozenset[str]:
         """See `Store.held`. One LIST per 1,000 objects, then a HEAD for each file that is there at its right size."""
         with self._place.translated():
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._container, Prefix=self._prefix)
             sizes = {entry["Key"]: entry["Size"] for page in pages for entry in page.get("Contents", [])}
         there = [file for file in files if sizes.get(self._prefix + file.path) == file.size]
         with ThreadPoolExecutor(max_workers=CONNECTIONS) as pool:
-            good = list(pool.map(self._is_held, there))
-        return frozenset(file.path for file, is_good in zip(there, good, strict=True) if is_good)
+            etags = list(pool.map(self._bucket.etag_of, there))
+        return frozenset(file.path for file, etag in zip(there, etags, strict=True) if etag is not None)
+
+    def elsewhere(self, files: Sequence[ManifestFile]) -> frozenset[str]:
+        """See `Store.elsewhere`. Once a LIST and a GET of each other version's manifest; then a HEAD per file."""
+        known = self._known_versions()
+        there = [file for file in files if _identity(file) in known]
+        with ThreadPoolExecutor(max_workers=CONNECTIONS) as pool:
+            etags = list(pool.map(lambda file: self._bucket.etag_of(file, known[_identity(file)]), there))
+        return frozenset(file.path for file, etag in zip(there, etags, strict=True) if etag is not None)
+
+    def reuse(self, file: ManifestFile) -> bool:
+        """See `Store.reuse`. One CopyObject; above 1 GiB, parts of a multipart upload, which needs the lease.
+
+        The copied object's size and recorded digest are compared before, its ETag is the condition of the copy.
+        """
+        key = self._known_versions().get(_identity(file))
+        etag = self._bucket.etag_of(file, key) if key is not None else None
+        if key is None or etag is None:
+            return False
+        if file.size <= COPY_PART:
+            return self._copy_object(file, key, etag)
+        upload = Multipart(
+            self._bucket, file, self._leases.claim(file), part_size(file.size, COPY_PART), checksum=False
+        )
+        try:
+            if not upload.copy_from(key, etag):
+                upload.abort()
+                return False
+            upload.commit()
+        except BaseException:
+            upload.release()
+            raise
+        return True
 
     def prepare(self, files: Sequence[ManifestFile]) -> None:
-        """See `Store.prepare`. An upload is begun and aborted: that needs the right to write and leaves nothing."""
+        """See `Store.prepare`. A part is offered to an upload that does not exist: whoever may not write is refused,
+        whoever may is told so, and in neither case can anything be left behind.
+        """
         for file in files:
             key = self._prefix + file.path
             if len(key.encode()) > KEY_LIMIT:
                 raise RequestError(f"{self.artifact}{file.path} is longer than S3's 1,024 bytes: give a shorter root.")
             if file.size > OBJECT_LIMIT:
                 raise RequestError(f"{file.path} has {file.size} bytes, S3 takes 5 TiB at most: split the file.")
-        probed = self._prefix + MANIFEST_NAME
-        with self._place.translated():
-            probe = self._client.create_multipart_upload(Bucket=self._bucket, Key=probed)
-            self._client.abort_multipart_upload(Bucket=self._bucket, Key=probed, UploadId=probe["UploadId"])
-            self._abort_stale(probed)
-            for file in files:
-                if file.size > self._part_size(file):
-                    self._abort_stale(self._prefix + file.path)
+        for key in (self._prefix + MANIFEST_NAME, self._shelf.prefix + MANIFEST_NAME):
+            with self._place.translated():
+                try:
+                    self._client.upload_part(
+                        Bucket=self._container, Key=key, UploadId=str(uuid.uuid4()), PartNumber=1, Body=b""
+                    )
+                except ClientError as error:
+                    if code_of(error) not in {"NoSuchUpload", "InvalidArgument"}:
+                        raise
 
     def begin(self, file: ManifestFile) -> Upload:
         """See `Store.begin`."""
-        if file.size <= self._part_size(file):
-            return _Single(self, file, self._part_size(file))
-        with self._place.translated():
-            answer = self._client.create_multipart_upload(
-                Bucket=self._bucket,
-                Key=self._prefix + file.path,
-                ChecksumAlgorithm="CRC64NVME",
-                ChecksumType="FULL_OBJECT",
-                Metadata=_metadata(file),
-            )
-        return _Multipart(self, file, answer["UploadId"])
+        step = part_size(file.size, self._least_part)
+        if file.size <= step:
+            return Single(self._bucket, file, step)
+        return Multipart(self._bucket, file, self._leases.claim(file), step)
 
     def seal(self, manifest: Manifest) -> str:
         """See `Store.seal`. The store itself refuses to overwrite (`If-None-Match: *`)."""
         with self._place.translated():
             try:
                 self._client.put_object(
-                    Bucket=self._bucket,
+                    Bucket=self._container,
                     Key=self._prefix + MANIFEST_NAME,
                     Body=manifest.canonical,
                     ContentType="application/json",
-                    ChecksumAlgorithm="CRC64NVME",
+                    ChecksumAlgorithm=CHECKSUM,
                     IfNoneMatch="*",
                 )
             except ClientError as error:
@@ -188,137 +220,82 @@ class S3Store:
         refuse_other(self.artifact, self.sealed(), manifest)
         return self.artifact
 
-    def _part_size(self, file: ManifestFile) -> int:
-        return part_size(file.size, self._least_part)
+    def renew(self) -> None:
+        """See `Store.renew`."""
+        self._leases.renew()
 
-    def _is_held(self, file: ManifestFile) -> bool:
+    def tidy(self, files: Sequence[ManifestFile]) -> None:
+        """See `Store.tidy`. One LIST, where nothing is left."""
+        for claim in self._leases.leftovers(files):
+            path = claim.checkpoint.path
+            claim.drop(lambda path=path: self._bucket.abort_others(self._prefix + path))  # type: ignore[misc]
+        known = {name(file): file for file in files}
+        for label in self._shelf.names():
+            there = self._shelf.read(label)
+            if there is not None and label in known and self._is_over(known[label], parse(there)):
+                self._shelf.remove(label, there.tag)
+
+    def _is_over(self, file: ManifestFile, found: Checkpoint) -> bool:
+        """Whether a lease is live that covers nothing more: its holder was killed, or is, between completing the upload
+        and removing the checkpoint.
+        """
+        whole = self._bucket.etag_of(file) is not None
+        return whole and bool(found.upload_id) and not self._bucket.uploads(self._prefix + file.path)
+
+    def _manifest_at(self, prefix: str) -> bytes | None:
         with self._place.translated():
             try:
-                answer = self._client.head_object(Bucket=self._bucket, Key=self._prefix + file.path)
+                answer = self._client.get_object(Bucket=self._container, Key=prefix + MANIFEST_NAME)
+                return answer["Body"].read()
             except ClientError as error:
                 if code_of(error) in NOT_FOUND:
-                    return False
+                    return None
                 raise
-        return answer["ContentLength"] == file.size and _metadata(file).items() <= answer["Metadata"].items()
 
-    def _abort_stale(self, key: str) -> None:
-        """Abort uploads of exactly this key that are too old to have a living copy behind them.
+    def _known_versions(self) -> dict[Identity, str]:
+        """Return the keys of the files of all other sealed versions of this model, by content; read once."""
+        with self._lock:
+            if self._versions is None:
+                self._versions = dict(self._read_versions())
+            return self._versions
 
-        The exact key is the prefix asked for: MinIO finds none by directory (seen with 2025 releases).
-        """
-        answer: Any = self._client.list_multipart_uploads(Bucket=self._bucket, Prefix=key)
-        for upload in answer.get("Uploads", []):
-            if upload["Key"] == key and self._now() - upload["Initiated"] > STALE:
-                self._client.abort_multipart_upload(Bucket=self._bucket, Key=key, UploadId=upload["UploadId"])
-
-
-class _Readable(io.RawIOBase):
-    """A part as a file, without a copy of it: botocore (1.44, `crt/auth.py`) copies a whole bytearray to sign it."""
-
-    def __init__(self, part: bytearray) -> None:
-        super().__init__()
-        self._view = memoryview(part)
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, target: Any) -> int:
-        count = max(0, min(len(target), len(self._view) - self._position))
-        target[:count] = self._view[self._position : self._position + count]
-        self._position += count
-        return count
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._view)}[whence]
-        self._position = max(0, start + offset)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-
-@dataclass
-class _Single:
-    """A file of at most one part: kept in memory, written by one PutObject."""
-
-    store: S3Store
-    file: ManifestFile
-    part_size: int
-    _content: bytearray = field(default_factory=bytearray)
-
-    def write(self, part: bytearray) -> None:
-        self._content = part
-
-    def commit(self) -> None:
-        store = self.store
-        with store._place.translated():
-            store._client.put_object(
-                Bucket=store._bucket,
-                Key=store._prefix + self.file.path,
-                Body=_body(self._content),
-                ChecksumAlgorithm="CRC64NVME",
-                Metadata=_metadata(self.file),
+    def _read_versions(self) -> Iterator[tuple[Identity, str]]:
+        parent = self._prefix[: self._prefix.rstrip("/").rfind("/") + 1]
+        with self._place.translated():
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._container, Prefix=parent, Delimiter="/", PaginationConfig={"MaxItems": VERSIONS_LIMIT}
             )
-
-    def abort(self) -> None:
-        self._content = bytearray()
-
-
-class _Multipart:
-    """A file of several parts, each sent as it comes."""
-
-    def __init__(self, store: S3Store, file: ManifestFile, upload_id: str) -> None:
-        self.part_size = store._part_size(file)
-        self._store = store
-        self._file = file
-        self._address: Any = {
-            "Bucket": store._bucket,
-            "Key": store._prefix + file.path,
-            "UploadId": upload_id,
-        }
-        self._parts: list[CompletedPartTypeDef] = []
-        self._crc = 0
-
-    def write(self, part: bytearray) -> None:
-        number = len(self._parts) + 1
-        with self._store._place.translated():
-            answer = self._store._client.upload_part(
-                **self._address, PartNumber=number, Body=_body(part), ChecksumAlgorithm="CRC64NVME"
-            )
-        self._crc = checksums.crc64nvme(part, self._crc)
-        self._parts.append(
-            {"PartNumber": number, "ETag": answer["ETag"], "ChecksumCRC64NVME": answer["ChecksumCRC64NVME"]}
-        )
-
-    def commit(self) -> None:
-        whole = base64.b64encode(self._crc.to_bytes(8, "big")).decode()
-        with self._store._place.translated():
+            found = [entry["Prefix"] for page in pages for entry in page.get("CommonPrefixes", [])]
+        others = [prefix for prefix in found if prefix not in {self._prefix, f"{parent}{RESERVED_DIRECTORY}/"}]
+        with ThreadPoolExecutor(max_workers=CONNECTIONS) as pool:
+            manifests = list(pool.map(self._manifest_at, others))
+        for prefix, data in zip(others, manifests, strict=True):
             try:
-                self._store._client.complete_multipart_upload(
-                    **self._address,
-                    MultipartUpload={"Parts": self._parts},
-                    ChecksumType="FULL_OBJECT",
-                    ChecksumCRC64NVME=whole,
+                files = Manifest.from_json(data).files if data is not None else ()
+            except (ValueError, RequestError):
+                continue  # not a version of ours, or of a later airfreight: nothing to take from there
+            for file in files:
+                yield _identity(file), prefix + file.path
+
+    def _copy_object(self, file: ManifestFile, key: str, etag: str) -> bool:
+        with self._place.translated():
+            try:
+                self._client.copy_object(
+                    **self._bucket.address(file),
+                    CopySource={"Bucket": self._container, "Key": key},
+                    CopySourceIfMatch=etag,
+                    ChecksumAlgorithm=CHECKSUM,
+                    MetadataDirective="REPLACE",
+                    Metadata=metadata(file),
                 )
             except ClientError as error:
-                # Completed before, and the answer was lost: then the object is there.
-                if code_of(error) != "NoSuchUpload" or not self._store._is_held(self._file):
-                    raise
-
-    def abort(self) -> None:
-        # Best effort: what stays is invisible, and the next copy of this file aborts it when it is old.
-        with contextlib.suppress(ClientError, BotoCoreError):
-            self._store._client.abort_multipart_upload(**self._address)
+                if status_of(error) == 412 or code_of(error) in NOT_FOUND:
+                    return False
+                raise
+        if self._bucket.etag_of(file) is None:
+            raise TemporaryError(f"{self.artifact}{file.path} is not what was copied there: run this again.")
+        return True
 
 
-def _body(part: bytearray) -> IO[bytes]:
-    return cast("IO[bytes]", _Readable(part))  # a file in all but the name its type stubs ask for
-
-
-def _metadata(file: ManifestFile) -> dict[str, str]:
-    """The identity of a file's content, as object metadata: `sha256` or `git-blob-id`."""
-    return {file.digest_name.replace("_", "-"): file.digest}
+def _identity(file: ManifestFile) -> Identity:
+    return (file.digest_name, file.digest, file.size)

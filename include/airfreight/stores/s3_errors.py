@@ -41,7 +41,11 @@ HEALS = {
     "RequestTimeout", "OperationAborted", "ConditionalRequestConflict", "SlowDown", "SlowDownRead", "SlowDownWrite",
     "ServiceUnavailable", "InternalError", "NoSuchUpload",
 }  # fmt: skip
-RIGHTS = "s3:ListBucket, s3:GetObject, s3:PutObject, s3:AbortMultipartUpload and s3:ListBucketMultipartUploads"
+NOT_FOUND = {"404", "NoSuchKey", "NotFound"}
+RIGHTS = (
+    "s3:ListBucket, s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload, "
+    "s3:ListMultipartUploadParts and s3:ListBucketMultipartUploads"
+)
 
 
 def code_of(error: ClientError) -> str:
