@@ -112,7 +112,22 @@ def _image(cluster: Cluster, name: str, inputs: Iterable[Path | str], build: Cal
     temporary = record.with_suffix(".new")
     temporary.write_text(json.dumps({"digest": digest, "key": key}, sort_keys=True))
     temporary.replace(record)
+    _forget(cluster, name, tag, known.get("key"))
     return "built"
+
+
+# What later builds stand on: everybody's base, and the worker, whose layer of packages is used again.
+_KEPT = ("base", "worker")
+
+
+def _forget(cluster: Cluster, name: str, tag: str, former_key: str | None) -> None:
+    """Remove from buildah's storage what the registry holds now; the model server alone is 3 GB."""
+    former = f"localhost/airfreight/{name}:{former_key}"
+    for useless in {former} - {tag} if name in _KEPT else {former, tag}:
+        try:
+            _buildah(cluster, "rmi", useless)
+        except RunError:
+            continue  # it was not there, or another image still stands on it
 
 
 def _hash(inputs: Iterable[Path | str]) -> str:
