@@ -94,7 +94,12 @@ def test_an_image_is_built_unless_its_content_is_known_and_the_registry_still_ha
     new_digest = "sha256:" + "cd" * 32
     built: list[str] = []
 
+    removed: list[str | Path] = []
+
     def push(_cluster: Cluster, *words: str | Path) -> str:
+        if words[0] == "rmi":
+            removed.extend(words[1:])
+            return ""
         assert words[0] == "push"
         Path(words[words.index("--digestfile") + 1]).write_text(f"{new_digest}\n")
         return ""
@@ -107,6 +112,8 @@ def test_an_image_is_built_unless_its_content_is_known_and_the_registry_still_ha
     if remark == "built":
         assert built == [f"localhost/airfreight/worker:{_hash(['content'])}"]
         assert known == {"digest": new_digest, "key": _hash(["content"])}
+        # The worker stays for its layers; what it was before goes.
+        assert removed == ([] if key_is_known else ["localhost/airfreight/worker:other"])
     else:
         assert built == []
         assert known["digest"] == DIGEST
