@@ -96,7 +96,8 @@ def start_node(cluster: Cluster) -> str:
         "serializeImagePulls": False, "registryPullQPS": 0,
         # Images are the cache's business: garbage collection would throw away what the next `up` needs.
         "imageGCHighThresholdPercent": 100, "imageGCLowThresholdPercent": 99,
-        "evictionHard": {"memory.available": "200Mi", "nodefs.available": "2%", "imagefs.available": "2%"},
+        # Absolute: 2 % of a large disk is more than all of this takes.
+        "evictionHard": {"memory.available": "200Mi", "nodefs.available": "1Gi", "imagefs.available": "1Gi"},
         "volumePluginDir": str(cluster.state / "kubelet-plugins"), "podLogsDir": str(pod_logs(cluster)),
         "nodeStatusUpdateFrequency": "4s",
     }  # fmt: skip

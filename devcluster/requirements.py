@@ -10,7 +10,12 @@ from devcluster.shell import DevClusterError, Words, run
 from devcluster.steps import say
 
 # The worker's packages are a part of Airflow's: the same versions, so that what is tested is what runs.
-FILES = {"requirements": (), "requirements-worker": ("-c", "requirements.txt"), "requirements-dev": ()}
+FILES = {
+    "requirements": (),
+    "requirements-worker": ("-c", "requirements.txt"),
+    "requirements-dev": (),
+    "benchmarks/requirements": (),
+}
 
 
 def main() -> int:
