@@ -24,7 +24,7 @@ ui: setup ## Airflow with the DAGs and the trigger form, without a cluster; Ctrl
 down: setup ## Stop and remove the embedded cluster and its Airflow; the caches stay
 	@$(PYTHON) -m devcluster down
 
-clean: setup ## `down`, and remove the caches (17 GiB)
+clean: setup ## `down`, and remove the caches (12 GiB)
 	@$(PYTHON) -m devcluster clean
 
 doctor: setup ## Check the current cluster for what Airfreight needs

@@ -12,7 +12,7 @@ from devcluster import network, toolchain
 from devcluster.config import Cluster
 
 GIB = 1024**3
-DISK_COLD_GIB = 30  # measured: 17 GiB of caches at the end of a first run, and building needs room beside them
+DISK_COLD_GIB = 30  # measured: 12 GiB of caches at the end, 6 of Go's own, and building needs room beside them
 DISK_WARM_GIB = 5
 MEMORY_GIB = 8  # measured: 3 GiB at rest, 3 GiB for one vLLM on CPU, 1.5 GiB for Airflow
 CGROUP_CONTROLLERS = ("cpu", "memory", "pids")
@@ -108,7 +108,7 @@ def announcement(machine: Machine, cluster: Cluster) -> str:
     return f"""\
 The embedded cluster: Kubernetes, KServe, MinIO, a registry and vLLM, built from source, in a network of its own.
   installs (Debian packages)  {packages}
-  keeps                       {cluster.cache}: about 17 GiB of binaries and images
+  keeps                       {cluster.cache}: about 12 GiB of binaries and images
   uses while it runs          {cluster.state}, /run/airfreight-devcluster, about 3 GiB of memory
   changes                     a network namespace "{cluster.namespace}", a link "{cluster.host_link}",
                               routes for {cluster.subnet}, the kernel settings that kubelet wants

@@ -19,7 +19,7 @@ FILES = {
 
 
 def main() -> int:
-    """Write the three files anew."""
+    """Write the files anew."""
     compile_: Words = ["pip", "compile", "--quiet", "--python-version", "3.11", "--generate-hashes", "--no-annotate"]
     try:
         uv = toolchain.uv(Cluster.from_environment())
