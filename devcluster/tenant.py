@@ -78,19 +78,19 @@ def _make_bucket(cluster: Cluster) -> None:
 
 def _pin_runtime(cluster: Cluster) -> str:
     """Install the immutable ServingRuntime of the CPU model server; returns its content-hashed name."""
-    from airfreight import runtime
-
-    pinned = runtime.pin(images.reference(cluster, "runtime-cpu"), "vllm-cpu", [], TARGET)
-    apply(cluster, yaml.safe_dump(pinned))
-    return str(pinned["metadata"]["name"])
+    apply(cluster, yaml.safe_dump(_pinned_runtime(cluster)))
+    return runtime_name(cluster)
 
 
 def runtime_name(cluster: Cluster) -> str:
     """The name of the ServingRuntime that `install` made last."""
+    return str(_pinned_runtime(cluster)["metadata"]["name"])
+
+
+def _pinned_runtime(cluster: Cluster) -> dict[str, Any]:
     from airfreight import runtime
 
-    pinned = runtime.pin(images.reference(cluster, "runtime-cpu"), "vllm-cpu", [], TARGET)
-    return str(pinned["metadata"]["name"])
+    return runtime.pin(images.reference(cluster, "runtime-cpu"), "vllm-cpu", [], TARGET)
 
 
 def _write_airflow_kubeconfig(cluster: Cluster) -> None:

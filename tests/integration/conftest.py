@@ -18,6 +18,8 @@ import boto3
 import pytest
 from botocore.config import Config
 
+from devcluster.config import Cluster
+
 START_TIMEOUT = 60.0  # seconds
 
 
@@ -44,14 +46,10 @@ class Minio:
 
 def minio_binary() -> Path:
     """Return the path of MinIO as the development cluster builds it; its absence fails, it does not skip."""
-    cache = Path(os.environ.get("AIRFREIGHT_CACHE") or Path.home() / ".cache" / "airfreight")
-    for place in (cache / "bin" / "minio", cache / "stage" / "minio"):
-        if os.access(place, os.X_OK):
-            return place
-    for place in sorted(cache.glob("**/minio")):
-        if place.is_file() and os.access(place, os.X_OK):
-            return place
-    raise FileNotFoundError(f"no MinIO below {cache}: build the development cluster's binaries first (make help)")
+    binary = Cluster.from_environment().bin / "minio"
+    if not os.access(binary, os.X_OK):
+        raise FileNotFoundError(f"there is no {binary}: build the embedded cluster's binaries first (make cluster-up)")
+    return binary
 
 
 @pytest.fixture(scope="session")
