@@ -59,10 +59,14 @@ class RunError(DevClusterError):
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's environment with the system's programs on PATH, and what is added to it."""
+    """This process's environment with the system's programs on PATH, and what is added to it.
+
+    uv brings certificate authorities of its own and, unlike pip and go, asks the system's only when told: without
+    that a machine whose administrator installed a company's authority can install nothing.
+    """
     path = os.environ.get("PATH", os.defpath).split(os.pathsep)
     path += [place for place in SYSTEM_PROGRAMS if place not in path]
-    return {**os.environ, "PATH": os.pathsep.join(path), **(extra or {})}
+    return {"UV_SYSTEM_CERTS": "true", **os.environ, "PATH": os.pathsep.join(path), **(extra or {})}
 
 
 _guard = threading.Lock()
