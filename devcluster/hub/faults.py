@@ -7,10 +7,11 @@ A fault applies to requests whose decoded URL path matches a pattern, a bounded 
     {"kind": "stall",   "match": "*model-00002*", "after_bytes": 100000, "seconds": 30}   say nothing, then go on
     {"kind": "corrupt", "match": "*model-00002*", "after_bytes": 100000}      change the byte at this offset of the file
     {"kind": "slow",    "match": "*.safetensors", "bytes_per_second": 1000000}
+    {"kind": "length",  "match": "*model-00002*", "by_bytes": -7}             tell and send so many bytes more or fewer
 
 Every kind but `status` needs bytes of a file to act on and leaves HEAD and the API alone. What a stand-in breaks it
 breaks as the real thing does: a cut stream announced its whole length, a corrupt one has the right length and
-headers.
+headers, one of another length agrees with its own headers and not with the listing.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from typing import Any, Literal
 
 from .git_objects import LFS_PATTERNS
 
-Kind = Literal["status", "cut", "stall", "corrupt", "slow"]
-KINDS: tuple[Kind, ...] = ("status", "cut", "stall", "corrupt", "slow")
+Kind = Literal["status", "cut", "stall", "corrupt", "slow", "length"]
+KINDS: tuple[Kind, ...] = ("status", "cut", "stall", "corrupt", "slow", "length")
 STATUSES = (408, 429, 500, 502, 503, 504)
 MAX_TIMES = 1000
 MAX_STALL_S = 600.0
+MAX_LIE = 1 << 20
 REQUESTS_KEPT = 2000
 
 
@@ -45,6 +47,7 @@ class Fault:
     after_bytes: int = 0
     seconds: float = 0.0
     bytes_per_second: int = 0
+    by_bytes: int = 0
     status: int = 503
     retry_after_s: int | None = None
 
@@ -62,6 +65,8 @@ class Fault:
             if self.status not in STATUSES
             else "bytes_per_second must be 1000 or more"
             if self.kind == "slow" and self.bytes_per_second < 1000
+            else f"by_bytes must not be 0, nor beyond {MAX_LIE}"
+            if self.kind == "length" and not 0 < abs(self.by_bytes) <= MAX_LIE
             else None
         )
         if problem:
@@ -110,6 +115,8 @@ class Faults:
         def strikes(fault: Fault) -> bool:
             if fault.kind == "corrupt":
                 return start <= fault.after_bytes < end
+            if fault.kind == "length":
+                return end - start + fault.by_bytes >= 0
             return fault.kind == "slow" or (fault.kind in ("cut", "stall") and fault.after_bytes < end - start)
 
         return self._take(path, strikes)

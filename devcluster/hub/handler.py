@@ -30,7 +30,7 @@ from .access import HubError, check_files, check_visible, refuse_unknown
 from .faults import Fault
 from .git_objects import File
 from .repository import Repository
-from .streaming import CutError, UnsatisfiableRangeError, parse_range, send_span
+from .streaming import CutError, Span, UnsatisfiableRangeError, parse_range, send_span, stretched
 from .wire import Wire
 
 TEXT_MAX_BYTES = 1 << 20
@@ -197,14 +197,15 @@ class Handler(Wire):
             raise HubError(
                 416, "The requested range starts behind the end", None, {"Content-Range": f"bytes */{file.size}"}
             ) from error
-        headers = {**headers, "Accept-Ranges": "bytes", "Content-Length": str(span.length)}
+        fault = self._fault_for(span) if self.command == "GET" else None
+        size, span, padding = stretched(span, file.size, fault)
+        headers = {**headers, "Accept-Ranges": "bytes", "Content-Length": str(span.length + padding)}
         headers["Content-Type"] = "application/octet-stream" if file.lfs else "text/plain; charset=utf-8"
         if span.partial:
-            headers["Content-Range"] = f"bytes {span.start}-{span.end - 1}/{file.size}"
+            headers["Content-Range"] = f"bytes {span.start}-{span.end + padding - 1}/{size}"
         if self.command == "HEAD":
             return self._send_head(206 if span.partial else 200, headers)
         name = f"{repository.id}/{path}"
-        fault = self.hub.faults.take_for_body(self._path, span.start, span.end)
         self.hub.stats.file_opened(name)
         self._send_head(206 if span.partial else 200, headers)
         try:
@@ -216,10 +217,14 @@ class Handler(Wire):
                 count=lambda sent: self.hub.stats.file_sent(name, sent),
                 stopping=self.hub.stopping,
             )
+            self.connection.sendall(bytes(padding))
         except CutError:
             self.connection.shutdown(socket.SHUT_RDWR)
             raise
         return None
+
+    def _fault_for(self, span: Span) -> Fault | None:
+        return self.hub.faults.take_for_body(self._path, span.start, span.end)
 
     # ---- for tests ----
 

@@ -62,6 +62,14 @@ def parse_range(header: str | None, size: int) -> Span:
     return Span(start, end, partial=True)
 
 
+def stretched(span: Span, size: int, fault: Fault | None) -> tuple[int, Span, int]:
+    """Return what to tell and send where a fault lies about the length: the size to tell, the bytes of the file to send
+    and how many zeros after them.
+    """
+    by = fault.by_bytes if fault is not None and fault.kind == "length" else 0
+    return size + by, Span(span.start, span.end + min(0, by), span.partial), max(0, by)
+
+
 def send_span(
     connection: socket.socket,
     path: Path,

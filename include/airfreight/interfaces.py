@@ -14,6 +14,13 @@ from airfreight.manifest import Manifest, ManifestFile
 class Source(Protocol):
     """Where files come from."""
 
+    @property
+    def server(self) -> str:
+        """Who is to blame for wrong bytes, and to be repaired, as the subject of a sentence: `the hub, or a mirror or
+        proxy before it,`.
+        """
+        ...
+
     def manifest(self) -> Manifest:
         """Return the manifest. Resolved once: the same object on every call, wherever a branch moves meanwhile.
 
@@ -43,12 +50,21 @@ class Source(Protocol):
 class Upload(Protocol):
     """One file on its way into a store, held by a lease until `commit`, `release` or `abort`.
 
-    Used by one thread at a time. Bytes before `offset` are in the store already: an earlier run sent them.
+    Bytes before `offset` are in the store already: an earlier run sent them. Used by one thread at a time, but for
+    `write` where `parallel` says more.
     """
 
     @property
     def part_size(self) -> int:
         """Bytes of every part but the last, which may be shorter; a multiple of 64 where there is more than one."""
+        ...
+
+    @property
+    def parallel(self) -> int:
+        """How many parts may be written at the same moment, each from a thread of its own, in any order.
+
+        1 where the order matters: then each part begins where the one before it ended.
+        """
         ...
 
     @property
@@ -61,32 +77,41 @@ class Upload(Protocol):
         """What `write` was given with the part that ends at `offset`; None where that is unknown or `offset` is 0."""
         ...
 
-    def write(self, part: bytearray | memoryview, state: str | None) -> None:
-        """Take the next part. After a `TemporaryError` the same part may be written again.
+    def write(self, part: bytearray | memoryview, state: str | None, at: int) -> None:
+        """Take a part. After a `TemporaryError` the same part may be written again.
 
         Args:
             part: exactly `part_size` bytes, fewer only at the end of the file. The memory is the caller's again when
                 this returns, and is used for a later part.
             state: of the hash after this part (`airfreight.hashing`), to be kept for whoever goes on; after the last
                 part the digest, which was right; None where there is no state.
+            at: byte of the file where the part begins: `offset` and a multiple of `part_size`.
         Raises:
             HeldError: another run took this file over, because our lease ran out.
+            LostError: what was written before is gone; the engine then calls `abort` and begins the bundle again.
         """
         ...
 
     def commit(self) -> None:
-        """Make the file visible, whole. Safe to repeat, also when the first try succeeded unnoticed."""
+        """Make the file visible, whole; in a bundle, the last commit makes all its files visible, and each one before
+        only says that its bytes were right. Safe to repeat, also when the first try succeeded unnoticed.
+
+        Raises:
+            HeldError, LostError: as `write`.
+        """
         ...
 
     def release(self) -> None:
         """Stop here, keep what was written and let go of the lease, so that the next run goes on at once.
 
-        As far as possible; never raises, also after a failed or finished `commit`.
+        As far as possible; never raises, also after a failed or finished `commit`. Concerns the whole bundle.
         """
         ...
 
     def abort(self) -> None:
-        """Drop what was written, as far as possible; never raises, also after a failed or finished `commit`."""
+        """Drop what was written and let go of the lease, as far as possible; never raises, also after a failed or
+        finished `commit`. Concerns the whole bundle, unless that is visible already.
+        """
         ...
 
 
@@ -98,6 +123,10 @@ class Store(Protocol):
     What a killed run leaves is a checkpoint for each file under way (`airfreight.checkpoint`), outside every served
     prefix. It carries a lease: whoever works renews it; whoever finds it expired, or its own, may go on from there.
     Nobody touches what a live lease covers.
+
+    Files travel in bundles. A bundle is begun, written and committed file by file, in its order, by one thread, and is
+    held, to be had elsewhere, or reused as a whole or not at all. Most stores have bundles of one file; a store whose
+    unit is larger than a file, as a layer of an image, has bundles of several.
     """
 
     @property
@@ -107,6 +136,16 @@ class Store(Protocol):
 
     def sealed(self) -> Manifest | None:
         """Return the manifest that was written last, or None: then nothing was delivered here."""
+        ...
+
+    def bundles(self, files: Sequence[ManifestFile]) -> list[tuple[ManifestFile, ...]]:
+        """Return the files as they must travel: each file once, each tuple in the order in which it is written.
+
+        What is in a bundle follows from the manifest alone, so that every run, and every slice, sees the same ones.
+
+        Args:
+            files: all of the manifest, or those of some whole bundles.
+        """
         ...
 
     def held(self, files: Sequence[ManifestFile]) -> frozenset[str]:
@@ -121,7 +160,8 @@ class Store(Protocol):
         ...
 
     def reuse(self, file: ManifestFile) -> bool:
-        """Copy a file inside the store from another sealed version of this model; whole or not at all.
+        """Copy a file inside the store from another sealed version of this model; whole or not at all. Asked for each
+        file of a bundle in turn, while the answer is yes.
 
         Returns:
             False if no version has it (any more): then it must be sent.
@@ -135,9 +175,12 @@ class Store(Protocol):
         ...
 
     def begin(self, file: ManifestFile) -> Upload:
-        """Start to take one file, or go on where a dead run, or one that let go, stopped. Takes the lease.
+        """Start to take one file, or go on where a dead run, or one that let go, stopped. Takes the lease, for the whole
+        bundle at its first file.
 
-        Nothing of the file is visible before `commit`.
+        Nothing of the file is visible before `commit`. The files of a bundle come in its order, each after the commit
+        of the one before. A file whose bytes were all written before has `offset` at its size and its digest as
+        `state`: then it is not read, only committed.
 
         Raises:
             HeldError: a live run is at this file.

@@ -40,7 +40,7 @@ class Progress:
         self._interval = interval
         self._lock = threading.Lock()
         self._files = self._done = self._reused = self._retries = 0
-        self._size = self._reused_size = self._moved = 0
+        self._size = self._present = self._moved = 0
         self._started = self._last = clock()
 
     def start(self, files: int, size: int, reused_files: int, reused_size: int) -> None:
@@ -48,13 +48,21 @@ class Progress:
         with self._lock:
             self._files, self._size = files, size
             self._done = self._reused = reused_files
-            self._reused_size = reused_size
+            self._present = reused_size
             self._started = self._last = self._clock()
 
     def moved(self, count: int) -> None:
-        """`count` bytes came from the source."""
+        """`count` bytes came from the source. They are present from now on too."""
         with self._lock:
             self._moved += count
+            self._present += count
+
+    def present(self, count: int) -> None:
+        """`count` more bytes are in the store without having moved in this run: an earlier run sent them, or they were
+        copied inside the store. Negative for bytes that were lost, and will be sent again.
+        """
+        with self._lock:
+            self._present += count
 
     def file_done(self) -> None:
         """One more file is in the store, verified."""
@@ -86,9 +94,9 @@ class Progress:
             )
 
     def _line(self, now: float) -> str:
-        present = self._reused_size + self._moved
+        present = min(self._present, self._size)
         rate = self._rate(now - self._started)
-        left = max(0, self._size - present)
+        left = self._size - present
         eta = _seconds(left / rate) if rate > 0 else "unknown"
         return (
             f"{self._done}/{self._files} files, {_mib(present)} of {_mib(self._size)} MiB, {_mib(rate)} MiB/s, "

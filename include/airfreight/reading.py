@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, replace
 from threading import Event
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from airfreight.errors import RequestError, TemporaryError
 from airfreight.manifest import MANIFEST_NAME, RESERVED_DIRECTORY, Manifest, ManifestFile
@@ -20,7 +20,7 @@ from airfreight.patterns import Patterns
 from airfreight.prechecks import Facts
 from airfreight.progress import Progress
 from airfreight.retry import Attempts, Patience
-from airfreight.source import Root, repo_id_of
+from airfreight.source import Place, repo_id_of
 
 FILES_AT_ONCE = 4
 PROGRESS_BYTES = 8 * 1024 * 1024  # a read that got this far since its last failure may fail as often again
@@ -49,7 +49,7 @@ class Folder(Protocol):
     """A place that holds files. Methods may be called from any thread."""
 
     @property
-    def root(self) -> Root:
+    def root(self) -> Place:
         """Address of this place."""
         ...
 
@@ -81,6 +81,15 @@ class Folder(Protocol):
         ...
 
 
+@runtime_checkable
+class Digested(Protocol):
+    """A folder that knows the digests of files from its listing, because it read and verified them then."""
+
+    def digests(self) -> Mapping[str, str]:
+        """Return the sha256, in hex, of the files for which it is known, by relative path."""
+        ...
+
+
 def manifest_of(
     folder: Folder,
     known: dict[str, ManifestFile],
@@ -102,6 +111,8 @@ def manifest_of(
     if recorded is not None:
         return patterns.narrow(recorded)
     blank = patterns.narrow(_unread(folder))
+    digests = folder.digests() if isinstance(folder, Digested) else {}
+    known |= {file.path: replace(file, sha256=digests[file.path]) for file in blank.files if file.path in digests}
     missing = [file for file in blank.files if file.path not in known or known[file.path].size != file.size]
     progress = progress or Progress(write=lambda _: None)
     left = sum(file.size for file in missing)
@@ -121,7 +132,10 @@ def _unread(folder: Folder) -> Manifest:
     entries = sorted((path, entry) for path, entry in folder.listing().items() if not _is_of_tools(path))
     for path, entry in entries:
         if entry.problem:
-            raise RequestError(f"{folder.root}{path} {entry.problem}: put the file itself there, or take it out.")
+            slash = "" if str(folder.root).endswith("/") else "/"  # an image's address has none at its end
+            raise RequestError(
+                f"{folder.root}{slash}{path} {entry.problem}: put the file itself there, or take it out."
+            )
     if not entries:
         raise RequestError(f"{folder.root} holds no files: put the model there first, or check the address.")
     return Manifest.of(
@@ -222,6 +236,13 @@ class FolderSource:
     def facts(self) -> Facts:
         """Return what is known beside the files: nothing, for no licence is declared in a folder."""
         return Facts()
+
+    @property
+    def server(self) -> str:
+        """See `Source.server`: the place the files are read from, wherever they were published first."""
+        root = str(self._folder.root)
+        kind = {"s3": "the bucket", "oci": "the registry", "file": "the disk"}[root.partition(":")[0]]
+        return f"{kind} behind {root}"
 
     def open(self, file: ManifestFile, offset: int = 0) -> Generator[bytes, None, None]:
         """See `Folder.read`."""

@@ -50,6 +50,13 @@ class HeldError(TemporaryError):
         self.lease = lease
 
 
+class LostError(TemporaryError):
+    """What was written of an upload is gone: the server forgot it, or can only take it whole and the connection broke.
+    Not tried again by `Patience.call`, for writing the same part again mends nothing: the engine begins the whole
+    bundle again, as often as `Patience` allows.
+    """
+
+
 class StoppedError(Exception):
     """Somebody else failed or a signal came, so this work ends too. Never shown: the first error is."""
 
@@ -82,7 +89,8 @@ class Patience:
     on_retry: Callable[[TemporaryError], None] = lambda _: None
 
     def call(self, operation: Callable[[], Result]) -> Result:
-        """Return what `operation` returns, trying again on `TemporaryError`; any other error passes at once.
+        """Return what `operation` returns, trying again on `TemporaryError`; any other error passes at once, and so do
+        `HeldError` and `LostError`, which repeating does not mend.
 
         The operation must be safe to repeat, also when its first try succeeded unnoticed.
         """
@@ -90,6 +98,8 @@ class Patience:
         while True:
             try:
                 return operation()
+            except LostError:
+                raise
             except TemporaryError as error:
                 attempts.wait_after(error)
 

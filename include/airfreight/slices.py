@@ -15,7 +15,7 @@ from __future__ import annotations
 import heapq
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from airfreight.errors import RequestError
 from airfreight.manifest import ManifestFile
@@ -37,6 +37,14 @@ class Slice:
     def of(self, files: Sequence[ManifestFile]) -> tuple[ManifestFile, ...]:
         """Return the files of this slice, sorted by path. May be empty, when there are more slices than files."""
         return pack(files, self.count)[self.index - 1]
+
+    def of_bundles(self, bundles: Sequence[Sequence[ManifestFile]]) -> tuple[ManifestFile, ...]:
+        """Return the files of this slice where some must travel together (`Store.bundles`); the same as `of` where none
+        must.
+        """
+        whole = {bundle[0].path: bundle for bundle in bundles}
+        heads = [replace(bundle[0], size=sum(file.size for file in bundle)) for bundle in bundles]
+        return tuple(sorted((file for head in self.of(heads) for file in whole[head.path]), key=lambda file: file.path))
 
 
 def parse_slice(text: str) -> Slice:

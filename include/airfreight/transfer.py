@@ -11,8 +11,8 @@ is sealed.
 
 Nothing of a file is visible before its size and digest matched the manifest, and the manifest is written last.
 Failures that heal are retried here and nowhere else (`airfreight.retry`): a broken read goes on at its byte offset with
-the state of the hash kept, a failed part is sent again. Memory: two parts per file under way, one being filled while
-the other is sent.
+the state of the hash kept, a failed part is sent again, a bundle whose upload a server lost is begun again. Memory: two
+to four parts per file under way, one being filled while the others are sent (`airfreight.outbox`).
 
 A run that ends before its work is done, killed or not, leaves what it sent for the next one (`Upload.release`), except
 when the request or the bytes are wrong: then nobody comes back for it, and it is removed (`Upload.abort`). Two runs of
@@ -76,8 +76,10 @@ def copy(
     Args:
         progress: told what happens; None prints nothing.
         patience: how often failures that heal are tried again.
-        files_at_once: files under way at the same moment; memory is two parts for each.
+        files_at_once: bundles under way at the same moment; memory is two parts for each, or what `airfreight.outbox`
+            allows where it is less.
         share: the files of the manifest to carry, where several runs share the work; then nothing is sealed (`seal`).
+            Whole bundles of the store.
         deadline_s: seconds for the whole, from now; None for `patience`'s own deadline.
         check: refuses a model that may not be published, by raising RequestError.
     Raises:

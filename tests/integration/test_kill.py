@@ -20,9 +20,10 @@ from typing import Any
 
 import pytest
 
-from airfreight.checkpoint import Checkpoint, Claim, Tenure
+from airfreight.checkpoint import Checkpoint
 from airfreight.environment import HubSettings, S3Settings
 from airfreight.errors import IntegrityError, TemporaryError
+from airfreight.leases import Claim, Tenure
 from airfreight.manifest import ManifestFile
 from airfreight.retry import HeldError, Patience
 from airfreight.source import HubModel, S3Root
@@ -193,8 +194,8 @@ def test_another_machine_goes_on_when_the_lease_is_over(bench: Bench) -> None:
     assert file.size > 2 * PART
     upload = dead.begin(file)
     content = CONTENTS[file.path]
-    upload.write(bytearray(content[:PART]), None)
-    upload.write(bytearray(content[PART : 2 * PART]), None)
+    upload.write(bytearray(content[:PART]), None, 0)
+    upload.write(bytearray(content[PART : 2 * PART]), None, PART)
     result = copy(bench.source(), bench.store(Tenure("next", **SHORT)), patience=FAST)
     assert result.resumed_bytes == 2 * PART
     bench.check_whole("", dead.artifact.removeprefix(f"s3://{bench.bucket}/"), bench.source())
@@ -205,7 +206,7 @@ def test_a_live_neighbours_upload_is_untouched(bench: Bench) -> None:
     file = bench.source().manifest().files[3]
     content = CONTENTS[file.path]
     upload = neighbour.begin(file)
-    upload.write(bytearray(content[:PART]), None)
+    upload.write(bytearray(content[:PART]), None, 0)
     done = threading.Event()
 
     def renew() -> None:
@@ -226,7 +227,7 @@ def test_a_live_neighbours_upload_is_untouched(bench: Bench) -> None:
     assert bench.uploads(prefix) == [prefix + file.path]
     assert prefix + "airfreight.json" not in bench.objects()
     for start in range(PART, len(content), PART):
-        upload.write(bytearray(content[start : start + PART]), None)
+        upload.write(bytearray(content[start : start + PART]), None, start)
     upload.commit()
     result = copy(bench.source(), bench.store(Tenure("pod-b", **SHORT)), patience=FAST)
     assert (result.moved_bytes, result.reused_files) == (0, len(CONTENTS))
@@ -239,7 +240,7 @@ def test_a_checkpoint_of_a_finished_file_goes_with_the_next_copy(bench: Bench, m
     file = bench.source().manifest().files[3]
     upload = killed.begin(file)
     for start in range(0, file.size, PART):
-        upload.write(bytearray(CONTENTS[file.path][start : start + PART]), None)
+        upload.write(bytearray(CONTENTS[file.path][start : start + PART]), None, start)
     monkeypatch.setattr(Claim, "done", lambda self: None)
     upload.commit()
     monkeypatch.undo()
@@ -254,7 +255,7 @@ def test_a_checkpoint_the_store_does_not_confirm_is_not_believed(bench: Bench, c
     file = bench.source().manifest().files[3]
     upload = store.begin(file)
     for start in (0, PART):
-        upload.write(bytearray(CONTENTS[file.path][start : start + PART]), None)
+        upload.write(bytearray(CONTENTS[file.path][start : start + PART]), None, start)
     client: Any = bench.minio.client()
     prefix = store.artifact.removeprefix(f"s3://{bench.bucket}/")
     address = {"Bucket": bench.bucket, "Key": prefix + file.path}
@@ -370,6 +371,18 @@ def test_a_branch_that_moves_under_way_changes_nothing(bench: Bench, tmp_path: P
     assert result.manifest.commit == first != moved.commit
     assert bench.content(prefix + "model.safetensors") == CONTENTS["model-00002-of-00003.safetensors"]
     assert set(bench.objects()) == {prefix + "model.safetensors", prefix + "airfreight.json"}
+
+
+@pytest.mark.parametrize("by_bytes", [7, -7])
+def test_a_hub_that_lies_about_length_leaves_nothing(bench: Bench, by_bytes: int) -> None:
+    bench.hub.faults.add(Fault("length", match="*00001*", by_bytes=by_bytes, times=10))
+    store = bench.store()
+    size = len(CONTENTS["model-00001-of-00003.safetensors"])
+    with pytest.raises(IntegrityError, match=rf"offers {size + by_bytes} bytes for .*, the manifest says {size}; noth"):
+        copy(bench.source(), store, patience=FAST)
+    assert not any(key.endswith(("00001-of-00003.safetensors", "airfreight.json")) for key in bench.objects())
+    assert bench.uploads(store.artifact.removeprefix(f"s3://{bench.bucket}/")) == []
+    assert not any(key.startswith(".airfreight/") for key in bench.objects())
 
 
 @pytest.mark.parametrize(("change", "finding"), [(7, "has more than"), (-7, "bytes, the manifest says")])

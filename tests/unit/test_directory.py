@@ -16,8 +16,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from airfreight.checkpoint import Tenure
 from airfreight.errors import AirfreightError, IntegrityError, RequestError, TemporaryError
+from airfreight.leases import Tenure
 from airfreight.manifest import Manifest, check_paths
 from airfreight.reading import Entry, FolderSource
 from airfreight.retry import HeldError, Patience
@@ -227,8 +227,8 @@ def test_the_next_run_goes_on_in_the_file_and_state_is_kept(tmp_path: Path) -> N
     file = lfs("model.safetensors", content)
     source = MemorySource({"model.safetensors": content, "config.json": b"{}"})
     upload = store_at(tmp_path).begin(file)
-    upload.write(bytearray(content[:4096]), None)
-    upload.write(bytearray(content[4096:8192]), None)
+    upload.write(bytearray(content[:4096]), None, 0)
+    upload.write(bytearray(content[4096:8192]), None, 4096)
     upload.release()
     part = next((tmp_path / ".airfreight" / "uploads").rglob("*.part"))
     with part.open("ab") as unfinished:
@@ -242,7 +242,7 @@ def test_the_next_run_goes_on_in_the_file_and_state_is_kept(tmp_path: Path) -> N
 def test_bytes_that_are_fewer_than_the_checkpoint_says_do_not_count(tmp_path: Path) -> None:
     content = os.urandom(3 * 4096)
     upload = store_at(tmp_path).begin(lfs("model.safetensors", content))
-    upload.write(bytearray(content[:4096]), "5" * 64)
+    upload.write(bytearray(content[:4096]), "5" * 64, 0)
     upload.release()
     os.truncate(next((tmp_path / ".airfreight" / "uploads").rglob("*.part")), 4095)
     again = store_at(tmp_path).begin(lfs("model.safetensors", content))
@@ -252,7 +252,7 @@ def test_bytes_that_are_fewer_than_the_checkpoint_says_do_not_count(tmp_path: Pa
 def test_bytes_of_another_content_do_not_count(tmp_path: Path) -> None:
     old, new = os.urandom(3 * 4096), os.urandom(3 * 4096)
     upload = store_at(tmp_path).begin(lfs("model.safetensors", old))
-    upload.write(bytearray(old[:4096]), None)
+    upload.write(bytearray(old[:4096]), None, 0)
     upload.release()
     put(store_at(tmp_path), lfs("model.safetensors", new), new)
     assert tree(tmp_path) == {RELATIVE + "model.safetensors": new}
@@ -264,7 +264,7 @@ def test_an_expired_lease_is_taken_over_and_its_owner_learns_it(tmp_path: Path) 
     content = os.urandom(3 * 4096)
     file = lfs("model.safetensors", content)
     sleeper = store_at(tmp_path, "sleeper", lease=0.05, margin=0.0).begin(file)
-    sleeper.write(bytearray(content[:4096]), None)
+    sleeper.write(bytearray(content[:4096]), None, 0)
     deadline = time.monotonic() + 10
     while True:
         try:
@@ -275,12 +275,12 @@ def test_an_expired_lease_is_taken_over_and_its_owner_learns_it(tmp_path: Path) 
             time.sleep(error.seconds)
     assert heir.offset == 4096
     with pytest.raises(HeldError, match=r"^Another run took model\.safetensors of .+ over, because the lease of this"):
-        sleeper.write(bytearray(b"x" * 4096), None)
+        sleeper.write(bytearray(b"x" * 4096), None, 4096)
     with pytest.raises(HeldError):
         sleeper.commit()
     sleeper.abort()
     for start in (4096, 8192):
-        heir.write(bytearray(content[start : start + 4096]), None)
+        heir.write(bytearray(content[start : start + 4096]), None, start)
     heir.commit()
     assert tree(tmp_path) == {RELATIVE + "model.safetensors": content}
 
@@ -307,7 +307,7 @@ def test_tidy_removes_what_a_torn_moment_left(tmp_path: Path) -> None:
     (folder / "manifest.tmp").write_bytes(b"{")
     store_at(tmp_path, "another").tidy([])
     assert len(leftovers(tmp_path)) == 3  # the folder, and what the living one has there
-    upload.write(bytearray(content), None)
+    upload.write(bytearray(content), None, 0)
     upload.commit()
     store.tidy([])
     assert leftovers(tmp_path) == []
@@ -360,7 +360,7 @@ def test_slices_together_are_the_whole(tmp_path: Path) -> None:
 
 KILLED = """
 import os, sys
-from airfreight.checkpoint import Tenure
+from airfreight.leases import Tenure
 from airfreight.source import DirectoryRoot
 from airfreight.stores.directory import DirectoryStore
 from airfreight.transfer import copy

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 import pytest
 
 from airfreight import hashing
-from airfreight.checkpoint import Tenure
 from airfreight.errors import IntegrityError, RequestError, TemporaryError
+from airfreight.leases import Tenure
 from airfreight.manifest import Manifest, ManifestFile
+from airfreight.progress import Progress
 from airfreight.retry import HeldError, Patience
 from airfreight.transfer import CopyResult, copy, seal
+from tests.unit.bundle_store import BundleStore
 from tests.unit.memory_store import MemoryShelf, MemorySource, MemoryStore, describe
 
 PART = 4096
@@ -89,7 +91,23 @@ class MortalStore(MemoryStore):
         return super().seal(manifest)
 
 
-def live(store: MortalStore, source: MortalSource, tenure: Tenure, left: int) -> CopyResult | None:
+@dataclass
+class MortalBundles(BundleStore):
+    life: Life = field(default_factory=Life)
+
+    def seal(self, manifest: Manifest) -> str:
+        self.life.tick()
+        return super().seal(manifest)
+
+
+STORES = {
+    "parts in turn": lambda: MortalStore(part_size=PART),
+    "parts at once": lambda: MortalStore(part_size=PART, parallel=3),
+    "bundles": lambda: MortalBundles(part_size=PART),
+}
+
+
+def live(store: MortalStore | MortalBundles, source: MortalSource, tenure: Tenure, left: int) -> CopyResult | None:
     """Run a copy that dies after `left` steps; None if it did."""
     source.life = Life(left)
     shelf = MortalShelf(store.shelf.objects, store.shelf.now, store.shelf.writes, life=source.life)
@@ -104,25 +122,30 @@ def live(store: MortalStore, source: MortalSource, tenure: Tenure, left: int) ->
         store.shelf.writes = shelf.writes
 
 
+@pytest.mark.parametrize("kind", STORES)
 @pytest.mark.parametrize("resumable", [True, False], ids=["state kept", "state lost"])
 @pytest.mark.parametrize("seed", range(50))
-def test_killed_anywhere_any_number_of_times(seed: int, resumable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_anywhere_any_number_of_times(
+    seed: int, resumable: bool, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if not resumable:
         monkeypatch.setattr(hashing, "_native", lambda: None)
     chance = random.Random(seed)
-    store, source = MortalStore(part_size=PART), MortalSource(CONTENTS, chunk=1000)
+    contents = {**CONTENTS, "empty.txt": b"", "tokenizer.json": CONTENTS["model-3.safetensors"]}
+    store, source = STORES[kind](), MortalSource(contents, chunk=1000)
+    window = 2 * PART if kind == "parts in turn" else 4 * PART
     deaths = 0
     while (result := live(store, source, TASK, chance.randrange(5, 60 + 5 * deaths))) is None:
         deaths += 1
-        assert all(content == CONTENTS[path] for path, (content, _) in store.objects.items())
-        assert store.manifest is None or store.held(store.manifest.files) == CONTENTS.keys()
+        assert all(content == contents[path] for path, (content, _) in store.objects.items())
+        assert store.manifest is None or store.held(store.manifest.files) == contents.keys()
         assert deaths < 100
-    assert {path: content for path, (content, _) in store.objects.items()} == CONTENTS
-    assert store.manifest == describe(CONTENTS)
+    assert {path: content for path, (content, _) in store.objects.items()} == contents
+    assert store.manifest == describe(contents)
     assert store.left == ([], [])
     assert result.artifact == store.artifact
-    if resumable:  # a part that is sent, one that is read, and a chunk more, for each file under way
-        assert sum(source.sent.values()) <= SIZE + deaths * AT_ONCE * (2 * PART + 1000)
+    if resumable:  # the parts that are sent, one that is read, and a chunk more, for each file under way
+        assert sum(source.sent.values()) <= sum(map(len, contents.values())) + deaths * AT_ONCE * (window + 1000)
     assert deaths > 0
 
 
@@ -137,6 +160,22 @@ def test_what_was_sent_is_not_read_again() -> None:
     ((_, offset),) = source.opened
     assert sent - 2 * PART <= offset == result.resumed_bytes > 0
     assert result.moved_bytes == len(content) - offset
+
+
+@pytest.mark.parametrize("resumable", [True, False], ids=["state kept", "state lost"])
+def test_progress_tells_of_what_is_there_once(resumable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sent by an earlier run, copied inside the store, or moved now: at the end it is the size of the model."""
+    if not resumable:
+        monkeypatch.setattr(hashing, "_native", lambda: None)
+    first = MemoryStore(artifact="memory://models/acme/pong/000000000000/")
+    copy(MemorySource({"model-2.safetensors": CONTENTS["model-2.safetensors"]}), first)
+    store = MortalStore(part_size=PART, versions=[first])
+    assert live(store, MortalSource(CONTENTS, chunk=1000), TASK, 40) is None
+    progress = Progress(write=lambda line: None)
+    result = copy(MemorySource(CONTENTS), store.run(TASK), progress)
+    assert result.resumed_bytes > 0
+    assert progress._present == SIZE
+    assert progress._moved == result.moved_bytes < SIZE
 
 
 def test_without_a_state_it_is_read_again_and_not_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +290,7 @@ def test_a_live_neighbour_is_left_alone_and_named() -> None:
     store = MemoryStore(part_size=PART)
     neighbour = store.run(Tenure("pod-a"))
     upload = neighbour.begin(next(file for file in describe(CONTENTS).files if file.path == "model-2.safetensors"))
-    upload.write(bytearray(CONTENTS["model-2.safetensors"][:PART]), None)
+    upload.write(bytearray(CONTENTS["model-2.safetensors"][:PART]), None, 0)
     hand = Hand(store, neighbour.renew)
     ours = store.run(Tenure("pod-b"))
     with pytest.raises(
@@ -263,7 +302,7 @@ def test_a_live_neighbour_is_left_alone_and_named() -> None:
     assert store.manifest is None
     rest = CONTENTS["model-2.safetensors"][PART:]
     for start in range(0, len(rest), PART):
-        upload.write(bytearray(rest[start : start + PART]), None)
+        upload.write(bytearray(rest[start : start + PART]), None, PART + start)
     upload.commit()
     result = copy(MemorySource(CONTENTS), ours)
     assert (result.moved_bytes, result.reused_files) == (0, 4)
@@ -293,7 +332,7 @@ def test_what_the_neighbour_finished_meanwhile_is_found() -> None:
 
     def finish() -> None:
         for start in range(0, len(content), PART):
-            upload.write(bytearray(content[start : start + PART]), None)
+            upload.write(bytearray(content[start : start + PART]), None, start)
         upload.commit()
 
     result = copy(MemorySource(CONTENTS), store.run(Tenure("pod-b")), patience=Hand(store, finish).patience())
@@ -400,9 +439,9 @@ def test_a_share_does_not_touch_the_uploads_of_its_neighbours() -> None:
     store, manifest = MemoryStore(part_size=PART), describe(CONTENTS)
     neighbour = store.run(TASK)  # with our name, even
     upload = neighbour.begin(manifest.files[2])
-    upload.write(bytearray(CONTENTS[manifest.files[2].path][:PART]), None)
+    upload.write(bytearray(CONTENTS[manifest.files[2].path][:PART]), None, 0)
     copy(MemorySource(CONTENTS), store.run(TASK), share=manifest.files[:2])
-    upload.write(bytearray(CONTENTS[manifest.files[2].path][PART : 2 * PART]), None)
+    upload.write(bytearray(CONTENTS[manifest.files[2].path][PART : 2 * PART]), None, PART)
 
 
 def test_memory_is_two_parts_for_each_file_under_way() -> None:
@@ -414,10 +453,10 @@ def test_memory_is_two_parts_for_each_file_under_way() -> None:
             upload = super().begin(file)
             write = upload.write
 
-            def watched(part: memoryview, state: str | None) -> None:
+            def watched(part: memoryview, state: str | None, at: int) -> None:
                 assert part.obj is not None and len(part.obj) <= PART
                 places.setdefault(file.path, set()).add(id(part.obj))
-                write(part, state)
+                write(part, state, at)
 
             upload.write = watched  # type: ignore[method-assign, assignment]
             return upload

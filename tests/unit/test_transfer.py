@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airfreight.errors import IntegrityError, RequestError, TemporaryError
-from airfreight.manifest import ManifestFile
+from airfreight.manifest import Manifest, ManifestFile
 from airfreight.progress import Progress
+from airfreight.reading import FolderSource
 from airfreight.retry import Patience
 from airfreight.transfer import PROGRESS_BYTES, Store, copy, published
 from tests.unit.memory_store import MemorySource, MemoryStore, MemoryUpload, describe
@@ -186,6 +187,31 @@ def test_a_changed_byte_is_never_visible(path: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("place", "culprit"),
+    [
+        ("file:///models/acme/pong/1/", "the disk behind file:///models/acme/pong/1/ serves damaged bytes"),
+        ("s3://llm-models/acme/pong/1/", "the bucket behind s3://llm-models/acme/pong/1/ serves damaged bytes"),
+    ],
+)
+def test_wrong_bytes_are_laid_at_the_door_of_who_served_them(place: str, culprit: str) -> None:
+    """A copy of a copy: its manifest names the hub, which had no part in it."""
+
+    class Damaged:
+        root = place
+
+        def recorded(self) -> Manifest:
+            return describe(CONTENTS)
+
+        def read(self, path: str, size: int, offset: int = 0) -> Generator[bytes, None, None]:
+            yield CONTENTS[path][offset:].replace(b"\xf0", b"!")
+
+    with pytest.raises(IntegrityError) as caught:
+        copy(FolderSource(Damaged()), MemoryStore())  # type: ignore[arg-type]
+    assert caught.value.message.startswith("hf://acme/pong@41ab6c1b1c1f6d3a4f3f2b0f7a3d9c5e8b7a6f50: model-")
+    assert caught.value.message.endswith(f"; nothing was published: {culprit} and must be repaired.")
+
+
+@pytest.mark.parametrize(
     ("content", "finding"), [(b"short", "has 5 bytes, the manifest says 7"), (b"too long", "has more than 7 bytes")]
 )
 def test_a_wrong_length_is_never_visible(content: bytes, finding: str) -> None:
@@ -227,11 +253,11 @@ def test_a_failed_part_is_sent_again_without_reading_again() -> None:
     class Failing(MemoryUpload):
         failures = 2
 
-        def write(self, part: bytearray | memoryview, state: str | None) -> None:
+        def write(self, part: bytearray | memoryview, state: str | None, at: int) -> None:
             if len(self.sent) == 1 and self.failures:
                 self.failures -= 1
                 raise TemporaryError("The object store answers 503.")
-            super().write(part, state)
+            super().write(part, state, at)
 
     class FailingStore(MemoryStore):
         def begin(self, file: ManifestFile) -> MemoryUpload:

@@ -17,8 +17,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from threading import Lock
 
-from airfreight.checkpoint import Leases, Tenure, name
+from airfreight.checkpoint import name
 from airfreight.errors import AirfreightError, IntegrityError, RequestError
+from airfreight.leases import Leases, Tenure
 from airfreight.manifest import MANIFEST_NAME, RESERVED_DIRECTORY, Manifest, ManifestFile
 from airfreight.source import DirectoryRoot
 from airfreight.stores.directory_layout import PART, SUFFIX, Layout
@@ -69,6 +70,10 @@ class DirectoryStore:
         if not os.path.lexists(self._layout.place.path):
             return None
         return DirectoryFolder(self._layout.place).recorded()
+
+    def bundles(self, files: Sequence[ManifestFile]) -> list[tuple[ManifestFile, ...]]:
+        """See `Store.bundles`: each file alone."""
+        return [(file,) for file in files]
 
     def held(self, files: Sequence[ManifestFile]) -> frozenset[str]:
         """See `Store.held`. Two looks at the file system for each file; reads no file of the model."""

@@ -14,8 +14,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from airfreight.checkpoint import Claim, Part
+from airfreight.checkpoint import Part
 from airfreight.errors import AirfreightError, TemporaryError
+from airfreight.leases import Claim
 from airfreight.manifest import ManifestFile
 from airfreight.stores.directory_layout import PART, Layout, parts_of
 from airfreight.stores.directory_source import DirectoryFolder
@@ -51,6 +52,11 @@ class DirectoryUpload:
         return self._part_size
 
     @property
+    def parallel(self) -> int:
+        """See `Upload.parallel`: the checkpoint counts the bytes of one file that grows."""
+        return 1
+
+    @property
     def offset(self) -> int:
         """See `Upload.offset`."""
         return self._start
@@ -60,11 +66,11 @@ class DirectoryUpload:
         """See `Upload.state`."""
         return self._state
 
-    def write(self, part: bytearray | memoryview, state: str | None) -> None:
+    def write(self, part: bytearray | memoryview, state: str | None, at: int) -> None:
         """See `Upload.write`."""
-        end = self._end + len(part)
+        end = at + len(part)
         with self._opened() as descriptor:
-            _write_at(descriptor, part, self._end)
+            _write_at(descriptor, part, at)
             os.fdatasync(descriptor)
         self._claim.record(parts=(Part("", end, ""),), part_size=self._part_size, state=state)
         self._end = end

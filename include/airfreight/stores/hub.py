@@ -97,6 +97,11 @@ class HubSource:
         self.manifest()
         return self._facts
 
+    @property
+    def server(self) -> str:
+        """See `Source.server`."""
+        return "the hub, or a mirror or proxy before it,"
+
     def open(self, file: ManifestFile, offset: int = 0) -> Generator[bytes, None, None]:
         """Yield the bytes of one file from `offset`, in chunks as the network brings them (64 KiB at most; 8 MiB
         through Xet).

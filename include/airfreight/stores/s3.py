@@ -26,11 +26,13 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from airfreight.checkpoint import Checkpoint, Leases, Tenure, folder, name, parse
+from airfreight.checkpoint import Checkpoint, folder, name, parse
 from airfreight.environment import S3Settings
 from airfreight.errors import RequestError, TemporaryError
+from airfreight.leases import Leases, Tenure
 from airfreight.manifest import MANIFEST_NAME, RESERVED_DIRECTORY, Manifest, ManifestFile
 from airfreight.source import S3Root
+from airfreight.stores.s3_body import in_blocks
 from airfreight.stores.s3_errors import NOT_FOUND, Place, code_of, status_of
 from airfreight.stores.s3_shelf import S3Shelf
 from airfreight.stores.s3_uploads import CHECKSUM, Bucket, Multipart, Single, metadata
@@ -62,7 +64,7 @@ def part_size(size: int, least: int = PART_SIZE) -> int:
 
 def connect(settings: S3Settings) -> S3Client:
     """Return a boto3 client that does not retry by itself and never waits longer than a minute for a byte."""
-    return boto3.session.Session().client(
+    client = boto3.session.Session().client(
         "s3",
         endpoint_url=settings.endpoint_url,
         aws_access_key_id=settings.access_key,
@@ -80,6 +82,8 @@ def connect(settings: S3Settings) -> S3Client:
             },
         ),
     )
+    client.meta.events.register("before-send.s3", in_blocks)
+    return client
 
 
 class S3Store:
@@ -131,6 +135,10 @@ class S3Store:
                 f"{self.artifact}{MANIFEST_NAME} is not a manifest of airfreight ({error}): "
                 "remove it if nobody needs it, or give another destination."
             ) from error
+
+    def bundles(self, files: Sequence[ManifestFile]) -> list[tuple[ManifestFile, ...]]:
+        """See `Store.bundles`: each file alone."""
+        return [(file,) for file in files]
 
     def held(self, files: Sequence[ManifestFile]) -> frozenset[str]:
         """See `Store.held`. One LIST per 1,000 objects, then a HEAD for each file that is there at its right size."""

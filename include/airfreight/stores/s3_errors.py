@@ -84,7 +84,8 @@ class Place:
         except SSLError as error:
             raise RequestError(
                 f"No secure connection to {self.settings.where} can be made ({_short(error)}): check http or https in "
-                "the endpoint, and give a private CA in AWS_CA_BUNDLE."
+                "the endpoint, and put a private CA into key ca.crt of the ConfigMap that `ca_bundle_configmap` in "
+                "section [airfreight] names, or into the file of AWS_CA_BUNDLE."
             ) from error
         except ProxyConnectionError as error:
             raise TemporaryError(

@@ -16,19 +16,20 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import io
-import secrets
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from awscrt import checksums
 from botocore.exceptions import BotoCoreError, ClientError
 
-from airfreight.checkpoint import Claim, Part
+from airfreight.checkpoint import Part
 from airfreight.errors import AirfreightError
+from airfreight.leases import Claim
 from airfreight.manifest import ManifestFile
-from airfreight.retry import HeldError
+from airfreight.retry import LostError
+from airfreight.stores.s3_body import body_of
 from airfreight.stores.s3_errors import NOT_FOUND, Place, code_of, status_of
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 CHECKSUM: Final = "CRC64NVME"
+PARALLEL = 3  # parts of one file at once
 
 
 def metadata(file: ManifestFile) -> dict[str, str]:
@@ -103,6 +105,7 @@ class Single:
 
     offset = 0
     state = None
+    parallel = 1
 
     def __init__(self, bucket: Bucket, file: ManifestFile, part_size: int) -> None:
         self.part_size = part_size
@@ -110,7 +113,7 @@ class Single:
         self._file = file
         self._content = b""
 
-    def write(self, part: bytearray | memoryview, state: str | None) -> None:  # noqa: ARG002
+    def write(self, part: bytearray | memoryview, state: str | None, at: int) -> None:  # noqa: ARG002
         self._content = bytes(part)
 
     def commit(self) -> None:
@@ -130,7 +133,13 @@ class Single:
 
 
 class Multipart:
-    """A file of several parts, each sent as it comes."""
+    """A file of several parts, each sent as it comes, several at a time.
+
+    The checkpoint tells of the parts up to the first that is not there yet: a hash can only go on from there. One write
+    of it covers all that came meanwhile.
+    """
+
+    parallel = PARALLEL
 
     def __init__(self, bucket: Bucket, file: ManifestFile, claim: Claim, part_size: int, checksum: bool = True) -> None:
         self.part_size = part_size
@@ -141,6 +150,8 @@ class Multipart:
         self._claim = claim
         self._checksum = checksum
         self._address = bucket.address(file)
+        self._sent: dict[int, tuple[Part, str | None]] = {}  # by number, what the checkpoint does not tell yet
+        self._recording = threading.Lock()
         try:
             if not self._go_on():
                 self._start()
@@ -148,15 +159,29 @@ class Multipart:
             self.release()
             raise
 
-    def write(self, part: bytearray | memoryview, state: str | None) -> None:
-        before = self._claim.checkpoint
+    def write(self, part: bytearray | memoryview, state: str | None, at: int) -> None:
+        number = at // self.part_size + 1
         with self._bucket.place.translated(), self._intact():
             answer = self._bucket.client.upload_part(
-                **self._upload, PartNumber=len(before.parts) + 1, Body=_body(part), ChecksumAlgorithm=CHECKSUM
+                **self._upload, PartNumber=number, Body=body_of(part), ChecksumAlgorithm=CHECKSUM
             )
-        crc = checksums.crc64nvme(part, int(before.checksum or "0", 16))
-        sent = Part(answer["ETag"], len(part), answer["ChecksumCRC64NVME"])
-        self._claim.record(parts=(*before.parts, sent), checksum=f"{crc:016x}", state=state)
+        self._sent[number] = (Part(answer["ETag"], len(part), answer["ChecksumCRC64NVME"]), state)
+        self._record()
+
+    def _record(self) -> None:
+        """Tell the checkpoint of the parts that follow those it knows."""
+        with self._recording:
+            told, state = self._claim.checkpoint, None
+            parts, crc, known = list(told.parts), int(told.checksum or "0", 16), len(told.parts)
+            while len(parts) + 1 in self._sent:
+                part, state = self._sent[len(parts) + 1]
+                # The store compared it with the bytes; to hash them here once more would tell nothing new.
+                crc = checksums.combine_crc64nvme(crc, _number(part.checksum), part.size)
+                parts.append(part)
+            if len(parts) > known:
+                self._claim.record(parts=tuple(parts), checksum=f"{crc:016x}", state=state)
+                for number in range(known + 1, len(parts) + 1):
+                    del self._sent[number]
 
     def copy_from(self, key: str, etag: str) -> bool:
         """Take all parts from another object of the bucket; False if that is not, or no more, what the ETag names."""
@@ -207,18 +232,17 @@ class Multipart:
 
     @contextlib.contextmanager
     def _intact(self) -> Iterator[None]:
-        """Start this file afresh where the upload is not, or no more, what we made it: aborted or changed by others."""
+        """Notice where the upload is not, or no more, what we made it: aborted or changed by others."""
         try:
             yield
         except ClientError as error:
             if code_of(error) not in {"NoSuchUpload", "InvalidPart"}:
                 raise
-            self.abort()
-            raise HeldError(
+            with self._recording:
+                self._claim.record()  # it may have been the run that took our lease; then that is the error
+            raise LostError(
                 f"Somebody interfered with the unfinished upload of {self._bucket.place.root}{self._file.path} "
-                f"({code_of(error)}): nobody else may write there, run this again.",
-                0.0,
-                secrets.token_hex(8),
+                f"({code_of(error)}): nobody else may write there, run this again."
             ) from error
 
     @property
@@ -265,34 +289,6 @@ def _completed(number: int, part: Part) -> CompletedPartTypeDef:
     return told
 
 
-class Readable(io.RawIOBase):
-    """A part as a file, without a copy of it: botocore (1.44, `crt/auth.py`) copies a whole bytearray to sign it."""
-
-    def __init__(self, part: bytearray | memoryview) -> None:
-        super().__init__()
-        self._view = memoryview(part)
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, target: Any) -> int:
-        count = max(0, min(len(target), len(self._view) - self._position))
-        target[:count] = self._view[self._position : self._position + count]
-        self._position += count
-        return count
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._view)}[whence]
-        self._position = max(0, start + offset)
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-
-def _body(part: bytearray | memoryview) -> IO[bytes]:
-    return cast("IO[bytes]", Readable(part))  # a file in all but the name its type stubs ask for
+def _number(checksum: str) -> int:
+    """Return a checksum as S3 writes it, base64 of 8 bytes, as a number."""
+    return int.from_bytes(base64.b64decode(checksum), "big")
