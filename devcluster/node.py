@@ -44,6 +44,7 @@ def start_containerd(cluster: Cluster) -> str:
                     {"type": "portmap", "capabilities": {"portMappings": True}}],
     }  # fmt: skip
     (cni / "conf" / "10-airfreight.conflist").write_text(json.dumps(pod_network, indent=1))
+    hosts = _write_registry_hosts(cluster)
     config = cluster.state / "containerd.toml"
     config.write_text(f"""\
 version = 3
@@ -54,6 +55,8 @@ state = "{RUN / "containerd"}"
 [plugins.'io.containerd.cri.v1.images']
   discard_unpacked_layers = true
   max_concurrent_downloads = 4
+  [plugins.'io.containerd.cri.v1.images'.registry]
+    config_path = "{hosts}"
   [plugins.'io.containerd.cri.v1.images'.pinned_images]
     sandbox = "{cluster.node_registry}/{PAUSE_IMAGE}"
 [plugins.'io.containerd.cri.v1.runtime']
@@ -69,6 +72,21 @@ state = "{RUN / "containerd"}"
     daemons.start(cluster, "containerd", command, env={"PATH": path})
     wait_until("containerd's socket", lambda: _has_socket(cluster), timeout_s=60)
     return ""
+
+
+def _write_registry_hosts(cluster: Cluster) -> Path:
+    """Tell containerd to speak plain http with the registry, by either of its names; returns the directory it reads.
+
+    By the node's address it is the same registry for pods, for the host and for the kubelet, so an image has one name.
+    Format: containerd 2.3, docs/hosts.md.
+    """
+    directory = cluster.state / "registries"
+    for name in (cluster.registry, cluster.node_registry):
+        host = directory / name
+        host.mkdir(parents=True, exist_ok=True)
+        url = f"http://{name}"
+        (host / "hosts.toml").write_text(f'server = "{url}"\n[host."{url}"]\n  capabilities = ["pull", "resolve"]\n')
+    return directory
 
 
 def _has_socket(cluster: Cluster) -> bool:

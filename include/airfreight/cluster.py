@@ -25,6 +25,7 @@ from airfreight.retry import Patience
 
 log = logging.getLogger(__name__)
 
+PAGE = 500  # objects in one answer of a list; kubectl's own number
 POWER_MANAGER = "airfreight-power"
 # About a minute: as long as a restarted KServe webhook takes to come back.
 PATIENCE = Patience(attempts=11, base=1.0, longest=8.0, on_retry=lambda error: log.warning("%s", error))
@@ -57,6 +58,8 @@ SERVICE_ACCOUNTS = Resource("v1", "serviceaccounts", "ServiceAccount")
 SECRETS = Resource("v1", "secrets", "Secret")
 CONFIG_MAPS = Resource("v1", "configmaps", "ConfigMap")
 NAMESPACES = Resource("v1", "namespaces", "Namespace")
+NODES = Resource("v1", "nodes", "Node")
+PODS = Resource("v1", "pods", "Pod")
 CRDS = Resource("apiextensions.k8s.io/v1", "customresourcedefinitions", "CustomResourceDefinition")
 VALIDATING_WEBHOOKS = Resource(
     "admissionregistration.k8s.io/v1", "validatingwebhookconfigurations", "ValidatingWebhookConfiguration"
@@ -138,15 +141,27 @@ class Cluster:
             "GET", resource.path(namespace, name), f"read {_words(resource, namespace, name)}", none_on_404=True
         )
 
-    def items(self, resource: Resource, namespace: str | None = None, selector: str = "") -> list[dict[str, Any]]:
+    def items(
+        self, resource: Resource, namespace: str | None = None, selector: str = "", *, fields: str = ""
+    ) -> list[dict[str, Any]]:
         """Return all objects of a kind in a namespace, or in the cluster.
 
         Args:
             selector: label selector, such as "app=x".
+            fields: field selector, such as "status.phase!=Succeeded".
         """
-        query = [("labelSelector", selector)] if selector else []
+        query = [("limit", str(PAGE)), *([("labelSelector", selector)] if selector else [])]
+        query += [("fieldSelector", fields)] if fields else []
         doing = f"list {resource.plural} in {namespace or 'the cluster'}"
-        return list((self._call("GET", resource.path(namespace), doing, query) or {}).get("items") or [])
+        found: list[dict[str, Any]] = []
+        more = ""
+        while True:
+            page = [("continue", more)] if more else []
+            answer = self._call("GET", resource.path(namespace), doing, [*query, *page]) or {}
+            found += answer.get("items") or []
+            more = metadata(answer).get("continue") or ""
+            if not more:
+                return found
 
     def version(self) -> dict[str, Any]:
         """Return what `/version` says: {"major": "1", "minor": "34", "gitVersion": "v1.34.4", ...}."""
@@ -188,6 +203,17 @@ class Cluster:
         changed = before is None or _intent(before) != _intent(rehearsed)
         after = rehearsed if dry_run else self._apply(resource, wanted, FIELD_MANAGER, dry_run=False)
         return Applied(changed, after)
+
+    def rehearse(self, resource: Resource, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Return an object as it would be created: server-side dry run, through all admission. Nothing is stored.
+
+        Raises:
+            RequestError: refused, by admission or for want of rights.
+            TemporaryError: the API server or a webhook does not answer.
+        """
+        namespace = metadata(wanted)["namespace"]
+        doing = f"create {_words(resource, namespace, name_of(wanted))}"
+        return self._call("POST", resource.path(namespace), doing, [("dryRun", "All")], body=wanted) or {}
 
     def set_stopped(self, namespace: str, name: str, stopped: bool) -> Applied:
         """Stop or resume an InferenceService through its stop annotation, as manager `airfreight-power`.

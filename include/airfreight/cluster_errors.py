@@ -21,6 +21,7 @@ _RBAC = re.compile(
     r'(?:.* in the namespace "(?P<namespace>[^"]+)")?'
 )
 _DENIED = re.compile(r'.*admission webhook "(?P<webhook>[^"]+)" denied the request: ')
+_HEALS = re.compile(r"deadline exceeded|timed? ?out|connection refused", re.I)
 _SERVICE_ACCOUNT = "system:serviceaccount:"
 
 
@@ -43,7 +44,9 @@ def api_error(status: int, body: str, doing: str) -> AirfreightError:
         return _forbidden(said, doing)
     if status == 404:
         return _not_found(answer, said, doing)
-    if status == 409 or status == 429 or status >= 500:
+    # A webhook answers 500 where it cannot make a pod at all ("secrets ... not found"); that is a refusal.
+    decided = _DENIED.match(said) is not None and not _HEALS.search(said)
+    if (status == 409 or status == 429 or status >= 500) and not decided:
         if "webhook" in said:
             return TemporaryError(
                 f"KServe's webhook does not answer ({doing}: {said}); try again, and look at the pods in namespace "

@@ -156,6 +156,8 @@ def needed_rights(place: Place) -> dict[str, list[Right]]:
         "airfreight-deployer": [
             *(Right(target, verb, "inferenceservices", _KSERVE) for verb in ("get", "create", "patch")),
             *(Right(target, verb, "servingruntimes", _KSERVE) for verb in ("get", "list", "create", "patch")),
+            Right(target, "create", "pods"),
+            *(Right("", "list", resource) for resource in ("nodes", "pods")),
         ],
         "airfreight-airflow": [
             *(Right(worker, verb, "pods") for verb in ("get", "list", "watch", "create", "patch", "delete")),
@@ -258,9 +260,10 @@ def _rights(cluster: Cluster, place: Place) -> Iterator[Check]:
         missing = [right for right in rights if not cluster.may(right, user)]
         if missing:
             first = missing[0]
-            what = f"{first.verb} {'/'.join(filter(None, (first.resource, first.subresource)))} in {first.namespace}"
+            where = first.namespace or "the cluster"
+            what = f"{first.verb} {'/'.join(filter(None, (first.resource, first.subresource)))} in {where}"
             more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            directory = "worker" if first.namespace == place.namespace else "target"
+            directory = {place.namespace: "worker", "": "cluster"}.get(first.namespace, "target")
             remedy = f"kubectl apply -k include/kubernetes/{directory}"
             yield Check(title, State.MISSING, f"it may not {what}{more}", remedy)
         else:

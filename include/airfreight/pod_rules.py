@@ -38,6 +38,10 @@ _PULL_PERMANENT = re.compile(
     r"not found|manifest unknown|unauthorized|authorization failed|denied|forbidden|no basic auth|invalid reference",
     re.I,
 )
+# Of these, what a login decides.
+_PULL_DENIED = re.compile(r"unauthorized|authoriz|denied|forbidden|no basic auth", re.I)
+# The kubelet and containerd each name the image before they come to the reason, which would be cut off else.
+_PULL_PREFIX = re.compile(r'(?:[A-Za-z -]*(?:image|reference) "(?P<image>[^"]+)"(?:: |$)|ErrImagePull: )')
 _STORE_REFUSES = re.compile(
     r"\b40[134]\b|Forbidden|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|NoSuch|not found|No model found", re.I
 )
@@ -59,7 +63,9 @@ def assess_pod(name: str, pod: KubernetesObject, log: str, now: datetime, limits
     scheduled_s = seconds_since(scheduled.get("lastTransitionTime"), now)
     waiting: Pending | None = None
     for container in container_statuses(pod):
-        found = _assess_waiting(name, container, scheduled_s, limits) or _assess_end(name, pod, container, log, limits)
+        found = _assess_waiting(name, pod, container, scheduled_s, limits) or _assess_end(
+            name, pod, container, log, limits
+        )
         if isinstance(found, Failed):
             return found
         waiting = waiting or found
@@ -95,22 +101,14 @@ def _unschedulable(name: str, scheduled: KubernetesObject, now: datetime, limits
 
 
 def _assess_waiting(
-    name: str, container: KubernetesObject, scheduled_s: float, limits: Limits
+    name: str, pod: KubernetesObject, container: KubernetesObject, scheduled_s: float, limits: Limits
 ) -> Pending | Failed | None:
     """Judge a container that has not started: its image, then its configuration."""
     waiting = (container.get("state") or {}).get("waiting") or {}
     reason = waiting.get("reason", "")
     said = one_line(waiting.get("message")) or reason
     if reason in _PULL_REASONS | _PULL_NEVER:
-        image = container.get("image", "")
-        if reason in _PULL_NEVER or _PULL_PERMANENT.search(said) or scheduled_s >= limits.pull_s:
-            return Failed(
-                f"{name}: the image {image} of {container['name']} cannot be pulled ({said}); correct the image, or "
-                "the pull secrets of the service account.",
-                FailureKind.REQUEST,
-                Cause.IMAGE,
-            )
-        return Pending(f"{name}: the image {image} could not be pulled yet ({said})")
+        return _assess_pull(name, pod, container, scheduled_s, limits)
     if reason in _CONFIGURATION_REASONS:
         if scheduled_s >= limits.configuration_s:
             return Failed(
@@ -120,6 +118,31 @@ def _assess_waiting(
             )
         return Pending(f"{name}: the container {container['name']} could not be started yet ({said})")
     return None
+
+
+def _assess_pull(
+    name: str, pod: KubernetesObject, container: KubernetesObject, scheduled_s: float, limits: Limits
+) -> Pending | Failed:
+    """Judge an image that is not there yet: the container's own, or one that it mounts as a volume."""
+    waiting = container["state"]["waiting"]
+    message = one_line(waiting.get("message"), 4096)
+    named = [match["image"] for match in _PULL_PREFIX.finditer(message) if match["image"]]
+    volumes = [(volume.get("image") or {}).get("reference") for volume in (pod.get("spec") or {}).get("volumes") or []]
+    # The kubelet tells of a volume's image in the status of the container that mounts it.
+    volume = next((image for image in volumes if image and image in named), None)
+    image = volume or container.get("image", "")
+    what = f"the image {image} of " + (f"{container['name']}'s volume" if volume else str(container["name"]))
+    said = last_lines(_PULL_PREFIX.sub("", message), most=400) or message or waiting["reason"]
+    if waiting["reason"] not in _PULL_NEVER and not _PULL_PERMANENT.search(said) and scheduled_s < limits.pull_s:
+        return Pending(f"{name}: {what} could not be pulled yet ({said})")
+    if _PULL_DENIED.search(said):
+        account = (pod.get("spec") or {}).get("serviceAccountName", "its service account")
+        remedy = (
+            f"correct the login for its registry in the Secret that {account} lists in imagePullSecrets, or the image"
+        )
+    else:
+        remedy = "correct the image, or the pull secrets of the service account"
+    return Failed(f"{name}: {what} cannot be pulled ({said}); {remedy}.", FailureKind.REQUEST, Cause.IMAGE)
 
 
 def _assess_end(

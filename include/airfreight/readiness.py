@@ -14,6 +14,7 @@ Source: KServe v0.20 `pkg/apis/serving/v1beta1/inference_service_status.go` and 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -38,6 +39,9 @@ from airfreight.observation import (
 from airfreight.pod_rules import assess_evictions, assess_pod
 
 __all__ = ["Assessment", "Cause", "Failed", "FailureKind", "Limits", "Observation", "Pending", "Ready", "assess"]
+
+# KServe's pod webhook, where the service account lists a Secret that is not there (service_account_credentials.go).
+_NO_SECRET = re.compile(r'denied the request: secrets? "(?P<name>[^"]+)" not found')
 
 Assessment = Pending | Ready | Failed
 
@@ -128,10 +132,13 @@ def _refusal(service: KubernetesObject) -> str | None:
 def _assess_deployment(name: str, deployment: KubernetesObject) -> Failed | None:
     failure = condition(deployment, "ReplicaFailure")
     said = one_line(failure.get("message"))
-    if failure.get("status") != "True" or "forbidden" not in said:
+    no_secret = _NO_SECRET.search(said)
+    if failure.get("status") != "True" or not ("forbidden" in said or no_secret):
         # A refused connection to KServe's pod webhook ends here too, and heals.
         return None
-    if "exceeded quota" in said:
+    if no_secret:
+        remedy = f"create Secret {no_secret['name']} in its namespace, which its service account lists"
+    elif "exceeded quota" in said:
         remedy = "lower cpu, memory or gpus, or raise the namespace's ResourceQuota"
     elif "violates PodSecurity" in said:
         remedy = "label the namespace pod-security.kubernetes.io/enforce=baseline, which KServe's own containers need"

@@ -34,6 +34,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from airfreight.delivery import Mode
 from airfreight.errors import RequestError
 from airfreight.observation import RELEASE_ANNOTATION
 from airfreight.serving import Serving, parse_env, parse_node_selector, parse_toleration, quantity
@@ -48,6 +49,13 @@ MODEL_SERVICE_ACCOUNT = "airfreight-model"
 MANAGED_BY = {"app.kubernetes.io/managed-by": "airfreight"}
 ARTIFACT_ANNOTATION = "airfreight.dev/artifact"
 SOURCE_ANNOTATION = "airfreight.dev/source"
+# What KServe is configured with as it is shipped (uidModelcar). Where a site has another number, KServe writes that one
+# over ours, into the server and into the sidecar; where it has none, ours counts for both.
+MODELCAR_UID, MODELCAR_GID = 1010, 0
+# That user has no entry in /etc/passwd: getpass and everything that looks for a home would fail.
+_MODELCAR_ENV = {"HOME": "/tmp", "USER": "vllm"}  # noqa: S108 - the container's own, an emptyDir of the runtime
+# Bytes of a node's disk for a server's log, caches and temporary files: what it is promised, and what it may use.
+SCRATCH_REQUEST, SCRATCH_LIMIT = 2**30, 24 * 2**30
 
 # The pod label `app` becomes "isvc.<name>-predictor", and a label has at most 63 characters.
 NAME_LIMIT = 63 - len("isvc.") - len("-predictor")
@@ -70,11 +78,13 @@ class Deployment:
     Args:
         name: of the InferenceService.
         namespace: of the target.
-        artifact: `s3://bucket/prefix/` or `oci://registry/repo@sha256:...`.
+        artifact: what KServe is told: `s3://bucket/prefix/`, `oci://registry/repo@sha256:...` for a modelcar, or
+            `oci+native://registry/repo@sha256:...` for an image volume.
         source: where it came from, at its commit; recorded, not read.
         served_name: the model's name in the OpenAI API.
         runtime: name of a ServingRuntime in the target namespace.
         serving: resources, arguments and placement.
+        size_bytes: of the model; 0 where it is not known, and then no disk is asked for.
     """
 
     name: str
@@ -84,6 +94,12 @@ class Deployment:
     served_name: str
     runtime: str
     serving: Serving
+    size_bytes: int = 0
+
+    @property
+    def mode(self) -> Mode:
+        """The delivery mode: the scheme of the artifact."""
+        return Mode(self.artifact.partition("://")[0])
 
 
 def render(deployment: Deployment) -> dict[str, Any]:
@@ -107,7 +123,8 @@ def render(deployment: Deployment) -> dict[str, Any]:
                 "serving.kserve.io/deploymentMode": "Standard",
                 # One replica; an HPA would only ask a metrics server that may not be there.
                 "serving.kserve.io/autoscalerClass": "none",
-                ARTIFACT_ANNOTATION: deployment.artifact,
+                # As it was published, whatever the mode: people and the ledger look for this name.
+                ARTIFACT_ANNOTATION: deployment.artifact.replace("oci+native://", "oci://", 1),
                 SOURCE_ANNOTATION: deployment.source,
             },
         },
@@ -179,7 +196,7 @@ def _predictor(deployment: Deployment) -> dict[str, Any]:
         # Service links would put a variable per Service into the server's environment; vLLM reads VLLM_*.
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": TERMINATION_GRACE_S,
-        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}, **_user(deployment)},
         "model": _model(deployment),
     }
     if serving.node_selector:
@@ -196,17 +213,31 @@ def _model(deployment: Deployment) -> dict[str, Any]:
         "protocolVersion": PROTOCOL_VERSION,
         "runtime": deployment.runtime,
         "storageUri": deployment.artifact,
-        "resources": _resources(serving),
+        "resources": _resources(deployment),
     }
+    if user := _user(deployment):
+        model["securityContext"] = user
     # KServe appends these to the runtime's, and the last one of an argument wins: the runtime serves {{.Name}}.
     args = [*_parallel(serving), *serving.server_args]
     if deployment.served_name != deployment.name:
         args.insert(0, f"--served-model-name={deployment.served_name}")
     if args:
         model["args"] = args
-    if serving.env:
-        model["env"] = [{"name": name, "value": value} for name, value in map(parse_env, serving.env)]
+    env = {**(_MODELCAR_ENV if deployment.mode is Mode.OCI else {}), **dict(map(parse_env, serving.env))}
+    if env:
+        model["env"] = [{"name": name, "value": value} for name, value in env.items()]
     return model
+
+
+def _user(deployment: Deployment) -> dict[str, int]:
+    """The user of a modelcar's pod; of other pods it is the runtime's business.
+
+    `/mnt/models` of a modelcar is a link into `/proc/PID/root` of the sidecar, which Linux opens only to a process of
+    the same user and group (proc(5), ptrace access mode). KServe sets the user of server and sidecar, and no group: it
+    would be the one that each image has for that user. Said for the pod it holds for the sidecar, whose container is
+    KServe's to write; said for the server it holds against what the runtime says.
+    """
+    return {"runAsUser": MODELCAR_UID, "runAsGroup": MODELCAR_GID} if deployment.mode is Mode.OCI else {}
 
 
 def _parallel(serving: Serving) -> list[str]:
@@ -217,16 +248,32 @@ def _parallel(serving: Serving) -> list[str]:
     return [f"--tensor-parallel-size={serving.gpus}"]
 
 
-def _resources(serving: Serving) -> dict[str, Any]:
-    """Requests and limits; all four are written, because KServe fills in limits of its own where one is missing."""
+def _resources(deployment: Deployment) -> dict[str, Any]:
+    """Requests and limits; all are written, because KServe fills in limits of its own where one is missing."""
+    serving, disk = deployment.serving, _disk(deployment)
     limits = {"cpu": serving.cpu, "memory": serving.memory}
     if serving.gpus:
         # A node with GPUs is there for this pod: what it may use is what it is promised.
         gpus = {"nvidia.com/gpu": str(serving.gpus)}
-        return {"requests": {**limits, **gpus}, "limits": {**limits, **gpus}}
+        return {"requests": {**limits, **gpus, **disk[0]}, "limits": {**limits, **gpus, **disk[1]}}
     # On the CPU several models share a node; a server waits most of its time and holds about half of its limit.
     cpu, memory = quantity(serving.cpu) / 4, quantity(serving.memory) / 2
-    return {"requests": {"cpu": _milli(cpu), "memory": _mebi(memory)}, "limits": limits}
+    return {"requests": {"cpu": _milli(cpu), "memory": _mebi(memory), **disk[0]}, "limits": {**limits, **disk[1]}}
+
+
+def _disk(deployment: Deployment) -> tuple[dict[str, str], dict[str, str]]:
+    """Request and limit of ephemeral storage. Of S3 the model lies in the pod's own emptyDir; images are the node's."""
+    if not deployment.size_bytes:
+        return {}, {}
+    own = pod_bytes(deployment.mode, deployment.size_bytes)
+    limit = own - SCRATCH_REQUEST + SCRATCH_LIMIT
+    return {"ephemeral-storage": _mebi(Decimal(own))}, {"ephemeral-storage": _mebi(Decimal(limit))}
+
+
+def pod_bytes(mode: Mode, size_bytes: int) -> int:
+    """Return what each pod is promised of its node's disk, in bytes: whole MiB, scratch included."""
+    own = size_bytes if mode is Mode.S3 else 0
+    return SCRATCH_REQUEST + -(-own // 2**20) * 2**20
 
 
 def _strategy(serving: Serving) -> dict[str, Any]:

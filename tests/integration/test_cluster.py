@@ -21,6 +21,8 @@ from airfreight.cli import main
 from airfreight.cluster import (
     INFERENCE_SERVICES,
     NAMESPACES,
+    PODS,
+    SECRETS,
     SERVICE_ACCOUNTS,
     SERVING_RUNTIMES,
     Cluster,
@@ -34,11 +36,12 @@ from airfreight.readiness import Assessment, assess
 from airfreight.rendering import Deployment, render, with_release
 from airfreight.runtime import install, pin
 from airfreight.serving import Serving
+from airfreight.smoke import pod_of
 
 pytestmark = pytest.mark.integration
 
 KUBERNETES = Path(__file__).parents[2] / "include" / "kubernetes"
-DEPLOYMENTS, PODS = Resource("apps/v1", "deployments", "Deployment"), Resource("v1", "pods", "Pod")
+DEPLOYMENTS = Resource("apps/v1", "deployments", "Deployment")
 ROLES = Resource("rbac.authorization.k8s.io/v1", "roles", "Role")
 BINDINGS = Resource("rbac.authorization.k8s.io/v1", "rolebindings", "RoleBinding")
 KINDS = {one.kind: one for one in (NAMESPACES, SERVICE_ACCOUNTS, ROLES, BINDINGS)}
@@ -108,11 +111,17 @@ class Target:
         mine.write_text(yaml.safe_dump(config))
         return mine
 
-    def deploy(self, name: str, result: Path, *more: str, **serving: Any) -> int:
+    def deploy(self, name: str, result: Path, *more: str, artifact: str = ARTIFACT, **serving: Any) -> int:
+        return self.run("deploy", name, result, artifact, *more, **serving)
+
+    def smoke(self, name: str, result: Path, *more: str) -> int:
+        return self.run("smoke", name, result, ARTIFACT, *more)
+
+    def run(self, command: str, name: str, result: Path, artifact: str, *more: str, **serving: Any) -> int:
         block = json.dumps({"runtime": self.runtime, "cpu": "40m", "memory": "64Mi", **serving})
         return main(
             [
-                "deploy", "--name", name, "--namespace", self.namespace, "--artifact", ARTIFACT,
+                command, "--name", name, "--namespace", self.namespace, "--artifact", artifact,
                 "--source", f"hf://acme/{name}@{'3b' * 20}", "--served-name", name, "--serving", block,
                 "--manifest-sha256", MANIFEST, "--result", str(result), *more,
             ]
@@ -161,7 +170,7 @@ def test_a_deploy_is_admitted_and_made_into_a_deployment_of_this_release(target:
     said = json.loads(result.read_text())
     assert said == {
         "release": said["release"], "name": "first", "namespace": target.namespace, "runtime": target.runtime,
-        "changed": True, "stopped": False, "served_name": "first",
+        "changed": True, "stopped": False, "served_name": "first", "delivery": "oci+native", "artifact": ARTIFACT,
         "url": f"http://first-predictor.{target.namespace}.svc.cluster.local",
     }  # fmt: skip
     made = wait_for("the Deployment", lambda: target.cluster.get(DEPLOYMENTS, target.namespace, "first-predictor"))
@@ -302,8 +311,68 @@ def test_the_deployer_may_do_its_work_here_and_nowhere_else(
     ) in capsys.readouterr().err
     us = Cluster.connect()
     assert us.may(Right(target.namespace, "patch", "inferenceservices", "serving.kserve.io"))
-    for verb, resource in (("get", "secrets"), ("list", "secrets"), ("create", "pods"), ("delete", "namespaces")):
+    for verb, resource in (("get", "secrets"), ("list", "secrets"), ("delete", "pods"), ("delete", "namespaces")):
         assert not us.may(Right(target.namespace, verb, resource)), f"{verb} {resource}"
+    assert us.get(SECRETS, target.namespace, "airfreight-pull") is None, "the nodes' login it may read, and no other"
+    with pytest.raises(RequestError, match="may not get secrets"):
+        us.get(SECRETS, target.namespace, "airfreight-store")
+
+
+def test_without_the_rights_in_the_cluster_a_deploy_says_what_it_cannot_see(
+    target: Target, result: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(target.as_deployer()))
+    assert target.deploy("blind", result, "--size-bytes", "5000000") == 0
+    said = capsys.readouterr().out
+    assert "Node disk: not checked, because the nodes may not be read; apply include/kubernetes/cluster." in said
+    assert "Image: not checked, because the registry cannot be asked" in said
+
+
+@pytest.mark.parametrize("mode", ["oci", "oci+native"])
+def test_the_smoke_test_rehearses_the_pod_that_kserve_makes(
+    target: Target, result: Path, mode: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Field by field against the pod of the real controller: what `pod_of` leaves out would go unchecked."""
+    name = mode.replace("+", "-")
+    assert target.deploy(name, result, "--delivery", mode) == 0
+    selector = f"{SERVICE_LABEL}={name}"
+    real = wait_for("the pod", lambda: target.cluster.items(PODS, target.namespace, selector))[0]
+    service = target.live(name) or {}
+    runtime = target.cluster.get(SERVING_RUNTIMES, target.namespace, target.runtime) or {}
+    ours = target.cluster.rehearse(PODS, pod_of(service, runtime))
+    for pod in (ours, real):
+        pod["spec"].pop("nodeName", None)  # the scheduler's
+        pod["metadata"]["labels"].pop("pod-template-hash", None)  # the Deployment's
+    assert comparable(ours["spec"]) == comparable(real["spec"])
+    for field in ("labels", "annotations"):
+        assert ours["metadata"][field] == real["metadata"][field]
+    assert target.smoke(name, result, "--delivery", mode) == 0
+    assert all(check["ok"] for check in json.loads(result.read_text())["checks"])
+
+
+def comparable(value: Any) -> Any:
+    """Return a pod's specification without the order of lists whose entries have names."""
+    if isinstance(value, dict):
+        return {key: comparable(item) for key, item in value.items()}
+    if isinstance(value, list) and all(isinstance(item, dict) and "name" in item for item in value):
+        return sorted((comparable(item) for item in value), key=json.dumps)
+    return value
+
+
+def test_a_secret_of_the_store_that_is_not_there_is_named_before_anything_is_touched(
+    target: Target, result: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """KServe's own webhook says so, to the rehearsed pod: the deployer may not read that Secret."""
+    assert target.deploy("keyless", result, artifact="s3://llm-models/acme/pong/v1/") == 2
+    assert f"Namespace {target.namespace} has no Secret airfreight-store" in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBECONFIG", str(target.as_deployer()))
+        assert target.deploy("keyless", result, artifact="s3://llm-models/acme/pong/v1/") == 2
+    assert (
+        f"KServe finds no Secret airfreight-store in namespace {target.namespace}, which the service account "
+        "airfreight-model lists, so it would make no pod; create it with"
+    ) in capsys.readouterr().err
+    assert target.live("keyless") is None
 
 
 def test_an_image_that_cannot_be_pulled_is_seen_on_the_real_pod(target: Target, result: Path) -> None:
@@ -356,6 +425,10 @@ def test_the_doctor_sees_what_this_namespace_lacks(target: Target) -> None:
         "airfreight-publisher, airfreight-validator, airfreight-airflow not there"
     )
     assert checks[f"Secret airfreight-store in {target.namespace}"].state is State.MISSING
-    assert checks["rights of airfreight-deployer"].state is State.OK
+    rights = checks["rights of airfreight-deployer"]
+    assert (rights.detail, rights.remedy) == (
+        "it may not list nodes in the cluster (and 1 more)",
+        "kubectl apply -k include/kubernetes/cluster",
+    )
     assert checks["rights of airfreight-airflow"].detail.startswith("it may not create pods in ")
     assert target.runtime in checks[f"ServingRuntimes in {target.namespace}"].detail

@@ -46,6 +46,10 @@ class FakeKube:
     """Answers by path for everything that is no pod of ours; an int is a status."""
     created: list[dict[str, Any]] = field(default_factory=list)
     pods: dict[str, dict[str, Any]] = field(default_factory=dict)
+    claims: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """PersistentVolumeClaims by their path, as they were made."""
+    made_claims: list[dict[str, Any]] = field(default_factory=list)
+    refuse_claim: tuple[int, str] | None = None
     calls: list[str] = field(default_factory=list)
     url: str = ""
 
@@ -121,6 +125,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         kube, path = self._asked()
         pod = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if path.endswith("/persistentvolumeclaims"):
+            return self._claim(path, pod)
         if kube.refuse_create:
             code, message = kube.refuse_create
             return self._answer({"kind": "Status", "code": code, "message": message}, code)
@@ -132,6 +138,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         kube, path = self._asked()
         parts = path.strip("/").split("/")
+        if path in kube.claims:
+            return self._answer(kube.claims[path])
         if path in kube.objects:
             found = kube.objects[path]
             return self._not(found) if isinstance(found, int) else self._answer(found)
@@ -169,8 +177,21 @@ class _Handler(BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         kube, path = self._asked()
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if "/persistentvolumeclaims/" in path and kube.claims.pop(path, None) is None:
+            return self._not(404)
         kube.pods.pop(path.rsplit("/", 1)[1], None)
-        self._answer({"kind": "Status", "status": "Success"})
+        return self._answer({"kind": "Status", "status": "Success"})
+
+    def _claim(self, path: str, claim: dict[str, Any]) -> None:
+        kube, place = self.cluster, f"{path}/{claim['metadata']['name']}"
+        if kube.refuse_claim:
+            code, message = kube.refuse_claim
+            return self._answer({"kind": "Status", "code": code, "message": message}, code)
+        if place in kube.claims:
+            return self._not(409)
+        kube.claims[place] = claim
+        kube.made_claims.append(claim)
+        return self._answer(claim, 201)
 
     def _asked(self) -> tuple[FakeKube, str]:
         path = urlsplit(self.path).path

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from airfreight.cluster import INFERENCE_SERVICES, SERVING_RUNTIMES, Cluster, Right
+from airfreight.cluster import INFERENCE_SERVICES, PODS, SERVING_RUNTIMES, Cluster, Right
 from airfreight.cluster_errors import api_error
 from airfreight.errors import RequestError, TemporaryError
 from airfreight.preflight import check_target, missing_runtime
@@ -86,6 +86,18 @@ ADMISSION = status(
         (
             500,
             status('Internal error occurred: failed calling webhook "x": connect: connection refused'),
+            TemporaryError,
+            "KServe's webhook does not answer",
+        ),
+        (
+            500,
+            status('admission webhook "pod-mutator" denied the request: secrets "airfreight-store" not found', 500),
+            RequestError,
+            f'The cluster refuses to {DOING}: secrets "airfreight-store" not found; correct what it names.',
+        ),
+        (
+            500,
+            status('admission webhook "pod-mutator" denied the request: context deadline exceeded', 500),
             TemporaryError,
             "KServe's webhook does not answer",
         ),
@@ -191,6 +203,23 @@ def test_an_apply_is_rehearsed_first_and_is_ours_alone(server: ApiServer, cluste
     ours = {"fieldManager": ["airfreight"], "force": ["true"]}
     assert rehearsal == ("PATCH", path, {**ours, "dryRun": ["All"]}, service(), "application/apply-patch+yaml")
     assert real == ("PATCH", path, ours, service(), "application/apply-patch+yaml")
+
+
+def test_a_creation_is_rehearsed_and_stores_nothing(server: ApiServer, cluster: Cluster) -> None:
+    pod = {"metadata": {"name": "pong-smoke", "namespace": "models"}}
+    server.answers = [(201, json.dumps({"made": True}))]
+    assert cluster.rehearse(PODS, pod) == {"made": True}
+    path = "/api/v1/namespaces/models/pods"
+    assert server.asked == [("POST", path, {"dryRun": ["All"]}, pod, "application/json")]
+
+
+def test_long_lists_come_in_pages(server: ApiServer, cluster: Cluster) -> None:
+    first = {"metadata": {"continue": "here"}, "items": [{"a": 1}]}
+    server.answers = [(200, json.dumps(first)), (200, json.dumps({"metadata": {}, "items": [{"a": 2}]}))]
+    assert cluster.items(PODS, fields="status.phase=Running") == [{"a": 1}, {"a": 2}]
+    queries = [asked[2] for asked in server.asked]
+    asked_for = {"limit": ["500"], "fieldSelector": ["status.phase=Running"]}
+    assert queries == [asked_for, {**asked_for, "continue": ["here"]}]
 
 
 def test_a_refused_rehearsal_writes_nothing(server: ApiServer, cluster: Cluster) -> None:

@@ -179,6 +179,12 @@ def test_a_missing_right_is_named() -> None:
     assert check.title == "rights of airfreight-deployer"
     assert check.detail == "it may not patch inferenceservices in models (and 1 more)"
     assert check.remedy == "kubectl apply -k include/kubernetes/target"
+    cluster.denied = {Right("", "list", "nodes")}
+    (check,) = missing(cluster)
+    assert (check.detail, check.remedy) == (
+        "it may not list nodes in the cluster",
+        "kubectl apply -k include/kubernetes/cluster",
+    )
     cluster.denied = {Right("airfreight", "create", "pods", subresource="exec")}
     (check,) = missing(cluster)
     assert (check.detail, check.remedy) == (
@@ -267,27 +273,34 @@ SHIPPED = Path(__file__).parents[2] / "include" / "kubernetes"
 
 
 def shipped() -> list[Thing]:
-    files = [*SHIPPED.glob("worker/*.yaml"), *SHIPPED.glob("target/*.yaml")]
+    files = [file for place in ("cluster", "worker", "target") for file in SHIPPED.glob(f"{place}/*.yaml")]
     return [one for file in files if file.name != "kustomization.yaml" for one in yaml.safe_load_all(file.read_text())]
 
 
-def allowed(namespace: str, account: str) -> Iterator[Right]:
-    """Yield what the shipped Roles, through the shipped bindings, allow a service account of namespace airfreight."""
+def rules(namespace: str, account: str) -> Iterator[Thing]:
+    """Yield the rules that the shipped bindings give a service account of namespace airfreight; "": in the cluster."""
     subject = {"kind": "ServiceAccount", "name": account, "namespace": "airfreight"}
-    bindings = [one for one in shipped() if one["kind"] == "RoleBinding" and subject in one["subjects"]]
-    names = {one["roleRef"]["name"] for one in bindings if one["metadata"]["namespace"] == namespace}
-    for role in (one for one in shipped() if one["kind"] == "Role"):
-        if role["metadata"]["name"] not in names or role["metadata"]["namespace"] != namespace:
+    kind = "Role" if namespace else "ClusterRole"
+    bindings = [one for one in shipped() if one["kind"] == f"{kind}Binding" and subject in one["subjects"]]
+    names = {one["roleRef"]["name"] for one in bindings if one["metadata"].get("namespace", "") == namespace}
+    for role in (one for one in shipped() if one["kind"] == kind):
+        if role["metadata"]["name"] in names and role["metadata"].get("namespace", "") == namespace:
+            yield from role["rules"]
+
+
+def allowed(namespace: str, account: str) -> Iterator[Right]:
+    """Yield what the shipped rules allow, those for named objects left out."""
+    for rule in rules(namespace, account):
+        if "resourceNames" in rule:
             continue
-        for rule in role["rules"]:
-            for group, name, verb in product(rule["apiGroups"], rule["resources"], rule["verbs"]):
-                resource, _, subresource = name.partition("/")
-                yield Right(namespace, verb, resource, group, subresource)
+        for group, name, verb in product(rule["apiGroups"], rule["resources"], rule["verbs"]):
+            resource, _, subresource = name.partition("/")
+            yield Right(namespace, verb, resource, group, subresource)
 
 
 @pytest.mark.parametrize("account", ["airfreight-deployer", "airfreight-airflow"])
 def test_what_is_shipped_gives_every_right_the_doctor_asks_for(account: str) -> None:
-    given = {*allowed("models", account), *allowed("airfreight", account)}
+    given = {*allowed("models", account), *allowed("airfreight", account), *allowed("", account)}
     assert set(needed_rights(Place())[account]) <= given
 
 
@@ -297,6 +310,19 @@ def test_what_is_shipped_gives_no_more_than_it_should() -> None:
     ]
     assert not [right for right in everything if right.resource == "secrets" or "*" in (right.verb, right.resource)]
     assert {right.verb for right in allowed("models", "airfreight-airflow")} == {"get", "list", "watch"}
+    assert set(allowed("", "airfreight-deployer")) == {Right("", "list", "nodes"), Right("", "list", "pods")}
+    named = [
+        rule for place in ("models", "airfreight", "kserve") for one in WORKER_ACCOUNTS for rule in rules(place, one)
+    ]
+    assert [rule for rule in named if "resourceNames" in rule] == [
+        {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["airfreight-pull"], "verbs": ["get"]},
+        {
+            "apiGroups": [""],
+            "resources": ["configmaps"],
+            "resourceNames": ["inferenceservice-config"],
+            "verbs": ["get"],
+        },
+    ], "the login of the nodes is the one Secret that anybody of ours may read"
     for account in ("airfreight-publisher", "airfreight-validator"):
         assert [*allowed("models", account), *allowed("airfreight", account)] == []
     tokenless = {one["metadata"]["name"] for one in shipped() if one.get("automountServiceAccountToken") is False}
@@ -306,3 +332,4 @@ def test_what_is_shipped_gives_no_more_than_it_should() -> None:
 def test_the_service_account_of_the_models_lists_the_stores_secret() -> None:
     (account,) = [one for one in shipped() if one["metadata"]["name"] == "airfreight-model"]
     assert account["secrets"] == [{"name": "airfreight-store"}]
+    assert account["imagePullSecrets"] == [{"name": "airfreight-pull"}]

@@ -226,6 +226,12 @@ def test_a_webhook_that_is_down_heals() -> None:
     assert isinstance(verdict, Pending)
 
 
+def test_a_secret_of_the_store_that_is_not_there_is_named() -> None:
+    said = 'admission webhook "pod-mutator" denied the request: secrets "airfreight-store" not found'
+    sentence = failed(judge(dep=refused(said)), Cause.FORBIDDEN, FailureKind.REQUEST)
+    assert "create Secret airfreight-store in its namespace, which its service account lists." in sentence
+
+
 # --- the pods
 
 
@@ -260,7 +266,7 @@ def test_graces_are_settable() -> None:
     ("reason", "message"),
     [
         ("ErrImagePull", "failed to pull: registry/vllm@sha256:1: not found"),
-        ("ImagePullBackOff", 'Back-off pulling image "x": ErrImagePull: failed to authorize: 401 Unauthorized'),
+        ("ImagePullBackOff", "failed to authorize: 401 Unauthorized"),
         ("ErrImagePull", "pull access denied, repository does not exist or may require authorization"),
         ("InvalidImageName", "Failed to apply default image tag"),
         ("ErrImageNeverPull", "Container image is not present with pull policy of Never"),
@@ -269,6 +275,37 @@ def test_graces_are_settable() -> None:
 def test_an_image_that_cannot_be_had_fails_at_once(reason: str, message: str) -> None:
     sentence = failed(judge(pod(waiting(reason, message), scheduled_s=1)), Cause.IMAGE, FailureKind.REQUEST)
     assert "the image registry/vllm@sha256:1 of kserve-container cannot be pulled" in sentence and message in sentence
+
+
+LONG = f"127.0.0.1:5001/models/owner/name@sha256:{'d6' * 32}"
+# As kubelet 1.34 and containerd 2.3 say it: 560 characters, and the reason at their end.
+WRONG_LOGIN = (
+    f'Back-off pulling image "{LONG}": ErrImagePull: failed to pull and unpack image "{LONG}": failed to resolve '
+    f'reference "{LONG}": unexpected status from HEAD request to http://{LONG.replace("@", "/manifests/")}: '
+    "401 Unauthorized"
+)
+
+
+def test_a_wrong_login_is_told_from_the_whole_message_at_once() -> None:
+    status = waiting("ImagePullBackOff", WRONG_LOGIN, name="modelcar-init")
+    sentence = failed(judge(pod(status, scheduled_s=1)), Cause.IMAGE, FailureKind.REQUEST)
+    assert (
+        "of modelcar-init cannot be pulled (unexpected status from HEAD request to http://127.0.0.1:5001/" in sentence
+    )
+    assert "401 Unauthorized); correct the login for its registry in the Secret that" in sentence
+    assert "lists in imagePullSecrets, or the image." in sentence
+
+
+def test_the_image_of_a_volume_is_told_from_the_servers() -> None:
+    one = pod(waiting("ErrImagePull", WRONG_LOGIN.partition("ErrImagePull: ")[2]), scheduled_s=1)
+    one["spec"] = {**one.get("spec", {}), "volumes": [{"name": "tmp"}, {"name": "m", "image": {"reference": LONG}}]}
+    sentence = failed(judge(one), Cause.IMAGE, FailureKind.REQUEST)
+    assert f"the image {LONG} of kserve-container's volume cannot be pulled" in sentence
+
+
+def test_a_name_that_sounds_like_a_refusal_is_none() -> None:
+    status = waiting("ErrImagePull", 'failed to pull and unpack image "registry/denied": dial tcp: i/o timeout')
+    assert "could not be pulled yet (dial tcp: i/o timeout)" in pending(judge(pod(status, scheduled_s=1)))
 
 
 def test_a_registry_that_is_down_is_waited_for() -> None:

@@ -146,6 +146,57 @@ def test_an_image_by_digest_is_served(scheme: str) -> None:
     check_artifact(f"{scheme}://registry:5000/pong@sha256:{'a' * 64}")
 
 
+IMAGE = f"registry.example/acme/pong@sha256:{'a' * 64}"
+
+
+def of(artifact: str, **changes: Any) -> dict[str, Any]:
+    rendered: dict[str, Any] = render(deployment(artifact=artifact, **changes))["spec"]["predictor"]
+    return rendered
+
+
+def test_server_and_sidecar_of_a_modelcar_are_the_same_user_and_group() -> None:
+    predictor = of(f"oci://{IMAGE}")
+    user = {"runAsUser": 1010, "runAsGroup": 0}
+    assert predictor["model"]["storageUri"] == f"oci://{IMAGE}"
+    assert predictor["model"]["securityContext"] == user, "against what the runtime says"
+    assert predictor["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}, **user}, "for the sidecar"
+    assert predictor["model"]["env"] == [{"name": "HOME", "value": "/tmp"}, {"name": "USER", "value": "vllm"}]
+
+
+def test_whoever_sets_a_home_keeps_it() -> None:
+    model = of(f"oci://{IMAGE}", serving=Serving(env=["HOME=/data", "A=1"]))["model"]
+    assert {entry["name"]: entry["value"] for entry in model["env"]} == {"HOME": "/data", "USER": "vllm", "A": "1"}
+
+
+@pytest.mark.parametrize("artifact", [ARTIFACT, f"oci+native://{IMAGE}"])
+def test_other_deliveries_leave_the_user_to_the_runtime(artifact: str) -> None:
+    predictor = of(artifact)
+    assert predictor["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}}
+    assert "securityContext" not in predictor["model"] and "env" not in predictor["model"]
+
+
+def test_an_image_is_recorded_as_it_was_published() -> None:
+    rendered = render(deployment(artifact=f"oci+native://{IMAGE}"))
+    assert rendered["metadata"]["annotations"]["airfreight.dev/artifact"] == f"oci://{IMAGE}"
+    assert rendered["spec"]["predictor"]["model"]["storageUri"] == f"oci+native://{IMAGE}"
+
+
+@pytest.mark.parametrize(
+    ("artifact", "request_", "limit"),
+    [
+        (ARTIFACT, "11265Mi", "34817Mi"),  # of S3 each pod holds the model: 10 GiB and a little, beside its scratch
+        (f"oci://{IMAGE}", "1024Mi", "24576Mi"),
+        (f"oci+native://{IMAGE}", "1024Mi", "24576Mi"),
+    ],
+)
+def test_disk_is_asked_for_where_the_size_is_known(artifact: str, request_: str, limit: str) -> None:
+    for serving in (Serving(), Serving(gpus=1)):
+        resources = of(artifact, size_bytes=10 * 2**30 + 1, serving=serving)["model"]["resources"]
+        assert resources["requests"]["ephemeral-storage"] == request_
+        assert resources["limits"]["ephemeral-storage"] == limit
+    assert "ephemeral-storage" not in of(artifact)["model"]["resources"]["requests"]
+
+
 @pytest.mark.parametrize("name", ["Pong", "1pong", "pong-", "p.ong", "", "p" * (NAME_LIMIT + 1)])
 def test_names_kserve_would_refuse(name: str) -> None:
     with pytest.raises(RequestError, match="cannot name an InferenceService: use 1 to 48 small letters"):

@@ -23,11 +23,22 @@ def doctor(
     store: Annotated[
         str, typer.Option(help="Store root; looked at when AWS_* variables say how.")
     ] = "s3://llm-models/",
+    registry: Annotated[
+        str, typer.Option(help="oci:// root of the models' images; looked at from here.", show_default="none")
+    ] = "",
+    modelcar_base: Annotated[str, typer.Option(help="Base of the images, REF@sha256:....", show_default="none")] = "",
+    pull_secret: Annotated[
+        str, typer.Option(help="Secret with which nodes must pull.", show_default="none is needed")
+    ] = "",
+    ca_bundle_configmap: Annotated[
+        str, typer.Option(help="ConfigMap of the worker pods' private CA.", show_default="none")
+    ] = "",
+    plain_http: Annotated[bool, typer.Option("--plain-http", help="Speak plain http with the registry.")] = False,
     result: ResultOption = None,
 ) -> None:
     """Check a cluster and say of each missing thing how to get it. Reads only; exit 2 when something is missing.
 
-    Example: airfreight doctor --target-namespace models
+    Example: airfreight doctor --target-namespace models --registry oci://registry.example/models/
     """
     from airfreight.cluster import Cluster
     from airfreight.doctor import Place, State, examine
@@ -35,7 +46,19 @@ def doctor(
 
     # A person waits: one more try, not a minute of them.
     cluster = Cluster.connect(context=context, patience=Patience(attempts=2, base=1.0))
-    checks = examine(cluster, Place(namespace, target_namespace), _store_check(store))
+    place = Place(namespace, target_namespace)
+    checks = examine(cluster, place, _store_check(store))
+    if ca_bundle_configmap:
+        from airfreight.doctor_images import check_ca_bundle
+
+        checks.append(check_ca_bundle(cluster, place, ca_bundle_configmap))
+    if registry:
+        from airfreight.doctor_images import examine_images
+        from airfreight.environment import RegistrySettings
+
+        host = registry.removeprefix("oci://").partition("/")[0]
+        settings = RegistrySettings.from_environment([host] if plain_http else [])
+        checks += examine_images(cluster, place, registry, settings, modelcar_base, pull_secret)
     for check in checks:
         typer.echo(check.line())
     missing = [check.title for check in checks if check.state is State.MISSING]

@@ -1,0 +1,180 @@
+"""What a cluster is asked before a delivery mode is taken and before a node pulls: facts for delivery.py and disk.py.
+
+Everything here reads or rehearses; what one may not see is left unknown, and the rules say so.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from airfreight.cluster import CONFIG_MAPS, NAMESPACES, NODES, PODS, Cluster
+from airfreight.delivery import Facts, mounts_images, read_oci_mode
+from airfreight.disk import EPHEMERAL, Node
+from airfreight.errors import RequestError
+from airfreight.observation import metadata, name_of
+from airfreight.serving import quantity
+
+log = logging.getLogger(__name__)
+KSERVE_NAMESPACE = "kserve"
+KSERVE_CONFIG = "inferenceservice-config"
+ENFORCE = "pod-security.kubernetes.io/enforce"
+Seen = TypeVar("Seen")
+# Never pulled: the pod is rehearsed. `.invalid` is nobody's (RFC 2606).
+_NO_IMAGE = "airfreight.invalid/image-volume:none"
+
+
+def delivery_facts(cluster: Cluster, namespace: str) -> Facts:
+    """Ask what delivery.py decides by, apart from the image.
+
+    Raises:
+        RequestError: KServe's ConfigMap holds no JSON.
+        TemporaryError: the API server does not answer.
+    """
+    config = _seen(lambda: cluster.get(CONFIG_MAPS, KSERVE_NAMESPACE, KSERVE_CONFIG))
+    nodes = _seen(lambda: cluster.items(NODES)) or []
+    runtimes = {name_of(node): _runtime(node) for node in nodes if not (node.get("spec") or {}).get("unschedulable")}
+    able = {name: mounts_images(runtime) for name, runtime in runtimes.items()}
+    facts = Facts(
+        oci_mode=None if config is None else _oci_mode(config),
+        version=version_of(cluster.version()),
+        old_nodes=tuple(f"{name}: {runtimes[name]}" for name, can in sorted(able.items()) if can is False),
+        new_nodes=sum(can is not False for can in able.values()),
+        pod_security=_pod_security(_seen(lambda: cluster.get(NAMESPACES, None, namespace))),
+    )
+    return replace(facts, image_volumes=_takes_image_volumes(cluster, namespace))
+
+
+def node_facts(cluster: Cluster) -> list[Node] | None:
+    """Return the nodes as disk.py sees them; None where they may not be read.
+
+    Where pods may not be listed in the whole cluster, `Node.requested` is None.
+    """
+    nodes = _seen(lambda: cluster.items(NODES))
+    if nodes is None:
+        return None
+    living = "status.phase!=Succeeded,status.phase!=Failed"
+    pods = _seen(lambda: cluster.items(PODS, fields=living))
+    requested = None if pods is None else _requested(pods)
+    return [_node(node, None if requested is None else requested[name_of(node)]) for node in nodes]
+
+
+def version_of(version: Mapping[str, Any]) -> tuple[int, int]:
+    """Return major and minor of what `/version` says; minor versions may read "34+"."""
+    numbers = [re.match(r"\d+", str(version.get(key))) for key in ("major", "minor")]
+    major, minor = (int(match[0]) if match else 0 for match in numbers)
+    return major, minor
+
+
+def image_volume_pod(namespace: str) -> dict[str, Any]:
+    """Return a pod that every Pod Security level takes and that mounts a folder of an image, as KServe's would."""
+    small = {"cpu": "1m", "memory": "1Mi"}
+    return {
+        "apiVersion": PODS.group_version,
+        "kind": PODS.kind,
+        "metadata": {"name": "airfreight-image-volume", "namespace": namespace},
+        "spec": {
+            "automountServiceAccountToken": False,
+            "securityContext": {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}},
+            "containers": [
+                {
+                    "name": "reader",
+                    "image": _NO_IMAGE,
+                    "resources": {"requests": small, "limits": small},
+                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                    "volumeMounts": [
+                        {"name": "model", "mountPath": "/mnt/models", "subPath": "models", "readOnly": True}
+                    ],
+                }
+            ],
+            "volumes": [{"name": "model", "image": {"reference": _NO_IMAGE, "pullPolicy": "IfNotPresent"}}],
+        },
+    }
+
+
+def _takes_image_volumes(cluster: Cluster, namespace: str) -> bool | None:
+    """Rehearse such a pod. With the feature gate off the API server drops the volume's source and misses it then."""
+    try:
+        made = cluster.rehearse(PODS, image_volume_pod(namespace))
+    except RequestError as error:
+        log.debug("image volumes: %s", error)
+        # Any other refusal (rights, quota, a policy) says nothing of the feature.
+        return False if re.search(r"spec\.volumes\[|image volume|volumeMounts\[", error.message) else None
+    volumes = (made.get("spec") or {}).get("volumes") or []
+    return any(volume.get("image") for volume in volumes)
+
+
+def _oci_mode(config: Mapping[str, Any]) -> str:
+    try:
+        return read_oci_mode(config)
+    except (ValueError, AttributeError) as error:
+        raise RequestError(
+            f"KServe's ConfigMap {KSERVE_CONFIG} in namespace {KSERVE_NAMESPACE} cannot be read ({error}): correct its "
+            "key storageInitializer."
+        ) from None
+
+
+def _pod_security(namespace: Mapping[str, Any] | None) -> str | None:
+    return None if namespace is None else str((metadata(namespace).get("labels") or {}).get(ENFORCE, ""))
+
+
+def _runtime(node: Mapping[str, Any]) -> str:
+    return str(((node.get("status") or {}).get("nodeInfo") or {}).get("containerRuntimeVersion", ""))
+
+
+def _node(node: Mapping[str, Any], requested: int | None) -> Node:
+    spec, status = node.get("spec") or {}, node.get("status") or {}
+    conditions = {one.get("type"): one.get("status") for one in status.get("conditions") or []}
+    allocatable = status.get("allocatable") or {}
+    images = status.get("images") or []
+    return Node(
+        name=name_of(node),
+        allocatable=_bytes(allocatable.get(EPHEMERAL)),
+        requested=requested,
+        images=frozenset(name for image in images for name in image.get("names") or []),
+        images_bytes=sum(int(image.get("sizeBytes") or 0) for image in images),
+        gpus=int(allocatable.get("nvidia.com/gpu") or 0),
+        labels=dict(metadata(node).get("labels") or {}),
+        taints=tuple(
+            (taint.get("key", ""), taint.get("value") or "", taint.get("effect", ""))
+            for taint in spec.get("taints") or []
+        ),
+        schedulable=not spec.get("unschedulable") and conditions.get("Ready") == "True",
+        under_pressure=conditions.get("DiskPressure") == "True",
+    )
+
+
+def _requested(pods: list[dict[str, Any]]) -> Counter[str]:
+    """Return what pods have been promised of each node's disk, in bytes."""
+    found: Counter[str] = Counter()
+    for pod in pods:
+        spec = pod.get("spec") or {}
+        containers = sum(_request(one) for one in spec.get("containers") or [])
+        # Init containers run one after the other and before the others (Kubernetes: resource helpers, PodRequests).
+        first = max((_request(one) for one in spec.get("initContainers") or []), default=0)
+        found[str(spec.get("nodeName", ""))] += max(containers, first)
+    return found
+
+
+def _request(container: Mapping[str, Any]) -> int:
+    return _bytes(((container.get("resources") or {}).get("requests") or {}).get(EPHEMERAL))
+
+
+def _bytes(text: str | None) -> int:
+    try:
+        return int(quantity(str(text))) if text else 0
+    except ValueError:
+        return 0
+
+
+def _seen(look: Callable[[], Seen]) -> Seen | None:
+    """Return what was read, or None where one may not look."""
+    try:
+        return look()
+    except RequestError as error:
+        log.debug("not seen: %s", error)
+        return None

@@ -1,0 +1,234 @@
+"""From a request to an object: choose how the model is delivered, render it, check that the cluster can take it.
+
+`airfreight deploy`, `smoke` and `render` are these steps, each as far as it goes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from airfreight.cluster import PODS, SERVING_RUNTIMES, Cluster
+from airfreight.cluster_facts import delivery_facts, node_facts
+from airfreight.delivery import NOTHING_KNOWN, Artifacts, Choice, Facts, Mode, choose
+from airfreight.disk import Need, check_disk
+from airfreight.errors import RequestError
+from airfreight.observation import one_line
+from airfreight.preflight import check_target
+from airfreight.pull_auth import look
+from airfreight.release import release_id
+from airfreight.rendering import MODEL_SERVICE_ACCOUNT, Deployment, render, service_url, with_release
+from airfreight.serving import Serving
+from airfreight.smoke import Check, examine, pod_of
+
+if TYPE_CHECKING:
+    from airfreight.environment import RegistrySettings
+
+_Say = Callable[[str], None]
+# What KServe's pod webhook answers (credentials/service_account_credentials.go), client-go's words in it.
+_NO_SECRET = re.compile(r'secrets? "(?P<name>[^"]+)" not found')
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be deployed.
+
+    Args:
+        mode: the delivery mode asked for; None leaves it to the facts.
+        manifest_sha256: of the artifact's manifest; None where an image's digest is the identity.
+        size_bytes: of the model; 0 where nobody knows.
+        pull_secret: name of a Secret that the nodes are to pull with, or "".
+    """
+
+    name: str
+    namespace: str
+    artifacts: Artifacts
+    source: str
+    served_name: str
+    serving: Serving
+    mode: Mode | None = None
+    manifest_sha256: str | None = None
+    size_bytes: int = 0
+    pull_secret: str = ""
+
+    @property
+    def runtime(self) -> str:
+        """Name of the ServingRuntime.
+
+        Raises:
+            RequestError: none is named.
+        """
+        if self.serving.runtime is None:
+            raise RequestError("serving: runtime: no ServingRuntime is named and the site has no default; name one.")
+        return self.serving.runtime
+
+    @property
+    def needs_facts(self) -> bool:
+        """Whether the cluster must be asked before a mode can be taken."""
+        return self.mode is None and bool(self.artifacts.image)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would be applied."""
+
+    request: Request
+    choice: Choice
+    object: dict[str, Any]
+    release: str
+
+    def result(self) -> dict[str, Any]:
+        """Return what every command says of it."""
+        request = self.request
+        return {
+            "release": self.release,
+            "name": request.name,
+            "namespace": request.namespace,
+            "runtime": request.runtime,
+            "delivery": str(self.choice.mode),
+            "artifact": self.choice.artifact,
+            "url": service_url(request.name, request.namespace),
+            "served_name": request.served_name,
+        }
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What the cluster would make of a plan: the InferenceService after admission, and the checks of its pod."""
+
+    object: dict[str, Any]
+    checks: list[Check] = field(default_factory=list)
+
+    @property
+    def wrong(self) -> list[Check]:
+        """The checks that failed."""
+        return [check for check in self.checks if not check.ok]
+
+
+def make_plan(request: Request, facts: Facts = NOTHING_KNOWN) -> Plan:
+    """Choose the delivery mode and render the InferenceService; pure.
+
+    Raises:
+        RequestError: the request is wrong, or the facts leave no mode.
+    """
+    choice = choose(request.mode, request.artifacts, facts)
+    rendered = render(
+        Deployment(
+            request.name,
+            request.namespace,
+            choice.storage_uri,
+            request.source,
+            request.served_name,
+            request.runtime,
+            request.serving,
+            request.size_bytes,
+        )
+    )
+    release = release_id(choice.artifact, request.manifest_sha256, request.runtime, rendered)
+    return Plan(request, choice, with_release(rendered, release), release)
+
+
+def ask(cluster: Cluster, request: Request, registries: RegistrySettings, say: _Say) -> tuple[Facts, int]:
+    """Ask cluster and registry what the choice of a mode depends on.
+
+    Args:
+        say: told what a person should know, one sentence at a time.
+    Returns:
+        The facts, and the bytes that the nodes' disks must hold: of the image where the model's are not known; 0 where
+        nobody knows.
+    Raises:
+        RequestError: the nodes could not pull the image.
+        TemporaryError: the API server does not answer.
+    """
+    facts = delivery_facts(cluster, request.namespace)
+    if not request.artifacts.image or request.mode is Mode.S3:
+        return facts, request.size_bytes
+    from airfreight.stores.oci.reference import parse_image
+
+    image = parse_image(f"The artifact {request.artifacts.image}", request.artifacts.image)
+    seen = look(cluster, request.namespace, image, request.pull_secret, registries)
+    say(seen.note)
+    return replace(facts, has_base=seen.has_base), request.size_bytes or seen.size_bytes or 0
+
+
+def check(cluster: Cluster, plan: Plan, size_bytes: int, say: _Say) -> None:
+    """Check what the pods of a plan need: namespace, runtime, service account, Secrets, the nodes' disk.
+
+    Args:
+        size_bytes: what the nodes' disks must hold; 0 where nobody knows.
+        say: as for `ask`.
+    Raises:
+        RequestError: something is missing; the sentence names the remedy.
+        TemporaryError: the API server does not answer.
+    """
+    request = plan.request
+    check_target(cluster, request.namespace, request.runtime, plan.choice.storage_uri)
+    image = "" if plan.choice.mode is Mode.S3 else plan.choice.artifact.removeprefix("oci://")
+    say(check_disk(Need(plan.choice.mode, size_bytes, image, request.serving), node_facts(cluster)))
+
+
+def rehearse(cluster: Cluster, plan: Plan) -> Rehearsal:
+    """Let the cluster's admission have the InferenceService and its pod, as a server-side dry run, and check the pod.
+
+    Raises:
+        RequestError: one of them is refused, or may not be rehearsed.
+        TemporaryError: the API server or KServe's webhook does not answer.
+    """
+    request = plan.request
+    admitted = cluster.apply(plan.object, dry_run=True).object
+    runtime = cluster.get(SERVING_RUNTIMES, request.namespace, request.runtime) or {}
+    try:
+        pod = cluster.rehearse(PODS, pod_of(admitted, runtime))
+    except RequestError as error:
+        raise RequestError(refused_pod(plan, error.message)) from None
+    checks = [
+        Check("InferenceService", True, "KServe's webhooks take it"),
+        Check("pod", True, "admission takes it: webhooks, Pod Security, quotas"),
+        *examine(pod, plan.choice.mode, plan.choice.storage_uri),
+    ]
+    return Rehearsal(admitted, checks)
+
+
+def refused_pod(plan: Plan, said: str) -> str:
+    """Say why admission refuses the pod, with the remedy.
+
+    Args:
+        said: the sentence that cluster_errors.py made of it.
+    """
+    namespace, mode = plan.request.namespace, plan.choice.mode
+    if missing := _NO_SECRET.search(said):
+        return (
+            f"KServe finds no Secret {missing['name']} in namespace {namespace}, which the service account "
+            f"{MODEL_SERVICE_ACCOUNT} lists, so it would make no pod; create it with AWS_ACCESS_KEY_ID, "
+            "AWS_SECRET_ACCESS_KEY and KServe's s3 annotations."
+        )
+    if "violates PodSecurity" in said:
+        other = "" if mode is Mode.NATIVE else ", or choose delivery oci+native"
+        return (
+            f"Namespace {namespace} refuses the pod of delivery {mode} ({_after(said, 'violates PodSecurity')}); label "
+            f"it pod-security.kubernetes.io/enforce=baseline, which KServe's own containers need{other}."
+        )
+    if "exceeded quota" in said:
+        return (
+            f"Namespace {namespace} has no quota left for the pod ({_after(said, 'exceeded quota')}); lower cpu, "
+            "memory or gpus, or raise its ResourceQuota."
+        )
+    return said
+
+
+def _after(said: str, words: str) -> str:
+    """Return a refusal from its decisive words on, without our own ending."""
+    return one_line(said[said.index(words) :].removesuffix("; correct what it names."), 300)
+
+
+def wrong_sentence(plan: Plan, rehearsal: Rehearsal) -> str:
+    """Say what is wrong with the pod that KServe would make."""
+    first = rehearsal.wrong[0]
+    more = f" and {len(rehearsal.wrong) - 1} more" if len(rehearsal.wrong) > 1 else ""
+    return (
+        f"KServe would not make the right pod for delivery {plan.choice.mode} of {plan.request.name} ({first.name}: "
+        f"{one_line(first.found, 200)}{more}); correct KServe's configuration or the ServingRuntime "
+        f"{plan.request.runtime}, or choose another delivery."
+    )

@@ -1,0 +1,177 @@
+"""Which delivery modes a cluster can serve, and which one is taken."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from airfreight.delivery import (
+    NOTHING_KNOWN,
+    Artifacts,
+    Facts,
+    Mode,
+    choose,
+    mounts_images,
+    objection,
+    parse_artifacts,
+    parse_mode,
+    read_oci_mode,
+)
+from airfreight.errors import RequestError
+
+DIGEST = f"@sha256:{'5c' * 32}"
+IMAGE = f"oci://registry.example/models/acme/pong{DIGEST}"
+S3 = "s3://llm-models/acme/pong/3b1f9d2c4a5e/"
+BOTH = Artifacts(S3, IMAGE)
+ABLE = Facts("modelcar", (1, 34), True, (), 3, "baseline", True)
+
+
+def facts(**changes: Any) -> Facts:
+    return Facts(**(ABLE.__dict__ | changes))
+
+
+def test_a_cluster_that_can_do_everything_mounts_the_image() -> None:
+    choice = choose(None, BOTH, ABLE)
+    assert choice.mode is Mode.NATIVE
+    assert choice.storage_uri == f"oci+native://registry.example/models/acme/pong{DIGEST}"
+    assert choice.artifact == IMAGE, "what was published is not called by its mode"
+    assert choice.reason == "the image is mounted as a volume, once for a node"
+
+
+def test_what_is_not_known_speaks_against_nothing() -> None:
+    assert all(objection(mode, NOTHING_KNOWN) is None for mode in Mode)
+
+
+@pytest.mark.parametrize(
+    ("changes", "mode", "why"),
+    [
+        ({"oci_mode": ""}, Mode.S3, "KServe serves no images here"),
+        ({"version": (1, 32)}, Mode.OCI, "Kubernetes 1.32 cannot mount a folder of an image, which came with 1.33"),
+        ({"image_volumes": False}, Mode.OCI, "turn on the feature gate ImageVolume"),
+        ({"old_nodes": ("a: containerd://1.7.2",), "new_nodes": 0}, Mode.OCI, "(a: containerd://1.7.2)"),
+        ({"old_nodes": ("a: containerd://1.7.2",), "new_nodes": 1}, Mode.NATIVE, "once for a node"),
+        ({"pod_security": "restricted"}, Mode.NATIVE, "once for a node"),
+        ({"pod_security": "restricted", "image_volumes": False}, Mode.S3, "modelcar containers need baseline"),
+        ({"has_base": False, "image_volumes": False}, Mode.S3, "needs sh, ln, sleep and ls"),
+        ({"oci_mode": "native", "image_volumes": False}, Mode.S3, "KServe reads oci:// as native here"),
+    ],
+)
+def test_the_mode_follows_the_facts_and_the_reason_is_said(changes: dict[str, Any], mode: Mode, why: str) -> None:
+    choice = choose(None, BOTH, facts(**changes))
+    assert choice.mode is mode and why in choice.reason
+
+
+def test_every_mode_passed_over_is_named() -> None:
+    reason = choose(None, BOTH, facts(oci_mode="")).reason
+    assert (
+        reason.startswith("not oci+native: KServe serves no images") and "; not oci: KServe serves no images" in reason
+    )
+
+
+@pytest.mark.parametrize(
+    ("wanted", "changes", "sentence"),
+    [
+        (
+            Mode.OCI,
+            {"oci_mode": ""},
+            "Delivery oci is not possible here: KServe serves no images here (its modelcars are off): set "
+            "storageInitializer.enableModelcar to true in ConfigMap inferenceservice-config of namespace kserve.",
+        ),
+        (Mode.NATIVE, {"oci_mode": ""}, "Delivery oci+native is not possible here: KServe serves no images here"),
+        (Mode.NATIVE, {"version": (1, 31)}, "Delivery oci+native is not possible here: Kubernetes 1.31 cannot mount"),
+        (Mode.OCI, {"has_base": False}, "publish it with a base (`modelcar_base`, --base), or choose oci+native."),
+        (Mode.OCI, {"oci_mode": "fetch"}, "KServe reads oci:// as fetch here: choose oci+native, or set"),
+    ],
+)
+def test_a_mode_asked_for_is_refused_with_its_remedy(wanted: Mode, changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(sentence)):
+        choose(wanted, BOTH, facts(**changes))
+
+
+def test_an_image_that_nothing_can_serve() -> None:
+    with pytest.raises(
+        RequestError, match=r"^This cluster cannot serve oci://.* \(not oci\+native: .*; not oci: .*\)\.$"
+    ):
+        choose(None, Artifacts(image=IMAGE), facts(oci_mode=""))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "artifacts", "sentence"),
+    [
+        (Mode.S3, Artifacts(image=IMAGE), "Delivery s3 needs the model as files in S3, and it is not published so"),
+        (Mode.OCI, Artifacts(S3), "Delivery oci needs the model as an image, and it is not published so: choose"),
+    ],
+)
+def test_a_mode_without_its_artifact(wanted: Mode, artifacts: Artifacts, sentence: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(sentence)):
+        choose(wanted, artifacts, ABLE)
+
+
+def test_artifacts_are_one_of_each_kind() -> None:
+    assert parse_artifacts([S3, IMAGE]) == BOTH == parse_artifacts([IMAGE, S3])
+    assert parse_artifacts([IMAGE, IMAGE]) == Artifacts(image=IMAGE)
+    assert parse_artifacts([IMAGE.replace("oci://", "oci+native://")]) == Artifacts(image=IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("texts", "sentence"),
+    [
+        ([], "No artifact is named"),
+        ([S3, "s3://other/a/b/"], "are two artifacts of one kind"),
+        (["oci://registry.example/pong:v1"], "oci://registry.example/pong:v1 is not pinned, and a tag may change"),
+        (["oci+native://registry.example/pong"], "is not pinned"),
+        ([f"oci+fetch://registry.example/pong{DIGEST}"], "cannot be served"),
+        (["pvc://claim/pong"], "pvc://claim/pong cannot be served"),
+    ],
+)
+def test_what_is_no_artifact_is_refused(texts: list[str], sentence: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(sentence)):
+        parse_artifacts(texts)
+
+
+def test_modes_as_people_write_them() -> None:
+    assert [parse_mode(text) for text in ("", " auto ", "s3", "OCI", "oci+native")] == [
+        None, None, Mode.S3, Mode.OCI, Mode.NATIVE,
+    ]  # fmt: skip
+    with pytest.raises(RequestError, match=r'no delivery mode "native": choose auto, s3, oci, oci\+native\.'):
+        parse_mode("native")
+
+
+@pytest.mark.parametrize(
+    ("values", "mode"),
+    [
+        ({}, ""),
+        ({"enableModelcar": True}, "modelcar"),
+        ({"enableOciModelSupport": True}, "modelcar"),
+        ({"enableModelcar": True, "ociModelMode": "native"}, "native"),
+        ({"ociModelMode": "fetch"}, "fetch"),
+    ],
+)
+def test_what_kserve_makes_of_its_configuration(values: dict[str, Any], mode: str) -> None:
+    assert read_oci_mode({"data": {"storageInitializer": json.dumps(values)}}) == mode
+
+
+def test_a_configuration_without_the_key_and_one_that_does_not_parse() -> None:
+    assert read_oci_mode({}) == ""
+    for text in ("{", "[]"):
+        with pytest.raises(ValueError, match=r"."):
+            read_oci_mode({"data": {"storageInitializer": text}})
+
+
+@pytest.mark.parametrize(
+    ("runtime", "can"),
+    [
+        ("containerd://2.3.5+unknown", True),
+        ("containerd://v2.1.0", True),
+        ("containerd://1.7.27", False),
+        ("cri-o://1.33.1", True),
+        ("cri-o://1.32.9", False),
+        ("docker://28.0.0", None),
+        ("", None),
+    ],
+)
+def test_container_runtimes(runtime: str, can: bool | None) -> None:
+    assert mounts_images(runtime) is can

@@ -1,0 +1,269 @@
+"""`airfreight deploy`, `smoke` and `render`: what is asked, what is shown, what each refusal exits with."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from airfreight.cli import main
+from airfreight.cluster import Applied, Cluster, Resource
+from airfreight.errors import RequestError
+from airfreight.runtime import pin
+from airfreight.smoke import SOURCE_URI
+from airfreight.stores.oci.registry import OCI_MANIFEST
+from tests.standins.registry import Registry
+
+RUNTIME = pin(f"registry.example/vllm@sha256:{'0' * 64}", "vllm-cpu", namespace="models")
+S3 = "s3://llm-models/acme/pong/3b1f9d2c4a5e/"
+Thing = dict[str, Any]
+
+
+class FakeCluster:
+    """A cluster that admits everything and whose webhook injects image volumes and modelcars; what it was asked."""
+
+    def __init__(self) -> None:
+        self.oci: Thing = {"enableModelcar": True}
+        self.level = "baseline"
+        self.refuses = ""
+        self.forgets_the_mount = False
+        self.disk = "100Gi"
+        self.applied: list[Thing] = []
+
+    def version(self) -> Thing:
+        return {"major": "1", "minor": "34"}
+
+    def get(self, resource: Resource, namespace: str | None, name: str) -> Thing | None:
+        label = {"pod-security.kubernetes.io/enforce": self.level}
+        return {
+            "ServingRuntime": RUNTIME,
+            "ConfigMap": {"data": {"storageInitializer": json.dumps(self.oci)}},
+            "Namespace": {"metadata": {"labels": label}},
+            "ServiceAccount": {"metadata": {"name": name}},
+            "Secret": {"data": {}},
+        }.get(resource.kind)
+
+    def items(self, resource: Resource, namespace: str | None = None, selector: str = "", *, fields: str = "") -> Any:
+        if resource.kind != "Node":
+            return []
+        status = {"allocatable": {"ephemeral-storage": self.disk}, "conditions": [{"type": "Ready", "status": "True"}]}
+        return [{"metadata": {"name": "a"}, "spec": {}, "status": status}]
+
+    def apply(self, wanted: Thing, *, dry_run: bool = False) -> Applied:
+        self.applied += [] if dry_run else [wanted]
+        return Applied(True, copy.deepcopy(wanted))
+
+    def rehearse(self, resource: Resource, wanted: Thing) -> Thing:
+        uri = (wanted["metadata"].get("annotations") or {}).get(SOURCE_URI)
+        if uri is None:
+            return wanted
+        if self.refuses:
+            raise RequestError(self.refuses)
+        pod = copy.deepcopy(wanted)
+        spec, server = pod["spec"], pod["spec"]["containers"][0]
+        if uri.startswith("oci+native://"):
+            spec["volumes"].append({"name": "m", "image": {"reference": uri.removeprefix("oci+native://")}})
+            mount = {"name": "m", "mountPath": "/mnt/models", "subPath": "models", "readOnly": True}
+            server["volumeMounts"] += [] if self.forgets_the_mount else [mount]
+        elif uri.startswith("s3://"):
+            mounts = [{"name": "k", "mountPath": "/mnt/models"}]
+            server["volumeMounts"] += mounts
+            spec["initContainers"] = [
+                {"name": "storage-initializer", "args": [uri, "/mnt/models"], "volumeMounts": mounts}
+            ]
+        return pod
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
+    fake = FakeCluster()
+    monkeypatch.setattr(Cluster, "connect", lambda **_: fake)
+    return fake
+
+
+@pytest.fixture
+def image() -> Iterator[str]:
+    document = {
+        "mediaType": OCI_MANIFEST,
+        "layers": [{"size": 3 * 2**30}],
+        "annotations": {"airfreight.dev/recipe": "1"},
+    }
+    with Registry() as registry:
+        yield f"oci://{registry.host}/pong@{registry.put_manifest('pong', OCI_MANIFEST, json.dumps(document).encode())}"
+
+
+def words(command: str, *artifacts: str, **options: str) -> list[str]:
+    named = {
+        "name": "pong", "namespace": "models", "source": "hf://acme/pong@3b", "served_name": "pong",
+        "serving": json.dumps({"runtime": RUNTIME["metadata"]["name"]}), **options,
+    }  # fmt: skip
+    pairs = [word for key, value in named.items() for word in (f"--{key.replace('_', '-')}", value)]
+    return [command, *pairs, *(word for artifact in artifacts for word in ("--artifact", artifact))]
+
+
+def test_a_deploy_says_what_it_found_and_applies(
+    cluster: FakeCluster, image: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    result = tmp_path / "return.json"
+    assert main(words("deploy", S3, image, result=str(result))) == 0
+    lines = capsys.readouterr().out.splitlines()
+    host = image.removeprefix("oci://").partition("/")[0]
+    assert lines[:3] == [
+        f"Image: {host} gives it to everybody, and it holds the model alone.",
+        "Delivery oci+native: the image is mounted as a volume, once for a node.",
+        "Node disk: 4.0 GiB needed, 100.0 GiB free on a.",
+    ]
+    said = json.loads(result.read_text())
+    assert lines[3] == f"pong in models, release {said['release']}: applied."
+    assert (said["delivery"], said["artifact"], said["changed"], said["stopped"]) == ("oci+native", image, True, False)
+    (applied,) = cluster.applied
+    assert applied["spec"]["predictor"]["model"]["storageUri"] == image.replace("oci://", "oci+native://")
+    assert applied["metadata"]["annotations"]["airfreight.dev/release"] == said["release"]
+
+
+def test_modelcars_off_changes_the_mode_and_says_why(
+    cluster: FakeCluster, image: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.oci = {}
+    assert main(words("deploy", S3, image)) == 0
+    assert (
+        "Delivery s3: not oci+native: KServe serves no images here (its modelcars are off)" in capsys.readouterr().out
+    )
+    assert cluster.applied[0]["spec"]["predictor"]["model"]["storageUri"] == S3
+
+
+@pytest.mark.parametrize("command", ["deploy", "smoke"])
+def test_a_mode_that_is_not_possible_ends_with_2(
+    cluster: FakeCluster, image: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words(command, image, delivery="oci")) == 2
+    assert "Delivery oci is not possible here: the image holds the model alone" in capsys.readouterr().err
+    assert cluster.applied == []
+
+
+@pytest.mark.parametrize("command", ["deploy", "smoke"])
+def test_a_wrong_pod_ends_with_4_and_the_table_is_shown(
+    cluster: FakeCluster, image: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.forgets_the_mount = True
+    assert main(words(command, image)) == 4
+    said = capsys.readouterr()
+    assert "WRONG  mount /mnt/models       none" in said.out
+    assert "KServe would not make the right pod for delivery oci+native of pong (image volume: none, not" in said.err
+    assert "choose another delivery." in said.err and cluster.applied == []
+
+
+def test_a_smoke_test_shows_a_table_and_applies_nothing(
+    cluster: FakeCluster, image: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    result = tmp_path / "return.json"
+    assert main(words("smoke", image, result=str(result))) == 0
+    said = json.loads(result.read_text())
+    assert said["delivery"] == "oci+native" and all(check["ok"] for check in said["checks"])
+    assert {"name": "mount /mnt/models", "ok": True, "found": "folder models of the image"} in said["checks"]
+    assert "ok     image volume            127.0.0.1" in capsys.readouterr().out
+    assert cluster.applied == []
+
+
+@pytest.mark.parametrize(
+    ("refusal", "sentence"),
+    [
+        (
+            'The cluster refuses to create Pod x: secrets "airfreight-store" not found; correct what it names.',
+            "KServe finds no Secret airfreight-store in namespace models, which the service account airfreight-model "
+            "lists, so it would make no pod; create it with AWS_ACCESS_KEY_ID",
+        ),
+        (
+            'The cluster refuses to create Pod x: pods "x" is forbidden: violates PodSecurity "restricted:latest": a; '
+            "correct what it names.",
+            'Namespace models refuses the pod of delivery s3 (violates PodSecurity "restricted:latest": a); label it '
+            "pod-security.kubernetes.io/enforce=baseline, which KServe's own containers need, or choose delivery",
+        ),
+        (
+            "The cluster refuses to create Pod x: exceeded quota: compute, used: cpu=2; correct what it names.",
+            "Namespace models has no quota left for the pod (exceeded quota: compute, used: cpu=2); lower cpu, memory",
+        ),
+        (
+            "The service account d may not create pods; apply it.",
+            "The service account d may not create pods; apply it.",
+        ),
+    ],
+)
+def test_a_refused_pod_has_its_remedy(
+    cluster: FakeCluster, refusal: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.refuses = refusal
+    assert main(words("deploy", S3)) == 2
+    assert sentence in capsys.readouterr().err
+    assert cluster.applied == []
+
+
+def test_no_disk_ends_it_before_anything_is_touched(cluster: FakeCluster, capsys: pytest.CaptureFixture[str]) -> None:
+    cluster.disk = "10Gi"
+    assert main(words("deploy", S3, size_bytes=str(20 * 2**30))) == 2
+    assert "The model needs 21.0 GiB in each pod, and none of 1 fitting nodes has that" in capsys.readouterr().err
+    assert cluster.applied == []
+
+
+def test_render_without_a_cluster_prints_what_deploy_would_apply(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
+    result = tmp_path / "return.json"
+    assert main(words("render", S3, size_bytes="5", result=str(result))) == 0
+    said = json.loads(result.read_text())
+    assert yaml.safe_load(capsys.readouterr().out) == said["object"]
+    assert said["delivery"] == "s3" and said["url"] == "http://pong-predictor.models.svc.cluster.local"
+    monkeypatch.undo()
+    fake = FakeCluster()
+    monkeypatch.setattr(Cluster, "connect", lambda **_: fake)
+    assert main(words("deploy", S3, size_bytes="5")) == 0
+    assert fake.applied == [said["object"]]
+
+
+def test_render_of_an_image_with_a_mode_needs_no_cluster(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "no-kubeconfig"))
+    image = f"oci://registry.example/pong@sha256:{'1' * 64}"
+    assert main(words("render", image, delivery="oci")) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["spec"]["predictor"]["model"]["storageUri"] == image
+    assert main(words("render", image)) == 2
+    assert "There is no cluster to talk to" in capsys.readouterr().err
+
+
+def test_render_says_aside_what_it_chose(cluster: FakeCluster, image: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words("render", image)) == 0
+    said = capsys.readouterr()
+    assert yaml.safe_load(said.out)["kind"] == "InferenceService"
+    assert "Delivery oci+native: the image is mounted" in said.err
+    assert cluster.applied == []
+
+
+@pytest.mark.parametrize(
+    ("artifacts", "options", "sentence"),
+    [
+        ((), {}, "Missing option '--artifact'"),
+        ((S3, "s3://b-b/x/"), {}, "are two artifacts of one kind"),
+        (("oci://registry.example/pong:v1",), {}, "is not pinned, and a tag may change under a running model"),
+        ((S3,), {"delivery": "oci"}, "Delivery oci needs the model as an image"),
+        ((S3,), {"delivery": "nfs"}, 'There is no delivery mode "nfs": choose auto, s3, oci, oci+native.'),
+    ],
+)
+@pytest.mark.parametrize("command", ["deploy", "smoke", "render"])
+def test_a_wrong_request_is_refused_before_the_cluster_is_asked(
+    command: str,
+    artifacts: tuple[str, ...],
+    options: dict[str, str],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(Cluster, "connect", lambda **_: pytest.fail("the cluster was asked"))
+    assert main(words(command, *artifacts, **options)) == 2
+    assert sentence in capsys.readouterr().err

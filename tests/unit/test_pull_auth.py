@@ -1,0 +1,224 @@
+"""May the nodes pull this image? Against a registry that really asks for logins, with Secrets as the API shows them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+
+from airfreight.cluster import Resource
+from airfreight.environment import RegistrySettings
+from airfreight.errors import RequestError
+from airfreight.pull_auth import Seen, logins_for, look, matches, secret_fault
+from airfreight.stores.oci.reference import OciImage
+from airfreight.stores.oci.registry import OCI_INDEX, OCI_MANIFEST
+from tests.standins.registry import Registry
+
+Thing = dict[str, Any]
+SETTINGS = RegistrySettings("/nowhere/config.json")
+LAYER = {"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": f"sha256:{'1' * 64}", "size": 700}
+OURS = {"airfreight.dev/recipe": "stream/1"}
+
+
+def secret(*hosts: str, wrong: bool = False, kind: str = "") -> Thing:
+    auths = {host: {"username": "puller", "password": "wrong" if wrong else "right"} for host in hosts}
+    data = base64.b64encode(json.dumps({"auths": auths}).encode()).decode()
+    return {"type": kind or "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": data}}
+
+
+class FakeCluster:
+    """One namespace: what its service account lists, and the Secrets that are there."""
+
+    def __init__(self, *listed: str, **secrets: Thing) -> None:
+        self.account: Thing = {"imagePullSecrets": [{"name": name} for name in listed]}
+        self.secrets = secrets
+        self.hidden = False
+
+    def get(self, resource: Resource, namespace: str, name: str) -> Thing | None:
+        assert namespace == "models"
+        if resource.kind == "ServiceAccount":
+            assert name == "airfreight-model"
+            return self.account
+        if self.hidden:
+            raise RequestError("The service account airfreight-deployer may not get secrets in namespace models.")
+        return self.secrets.get(name)
+
+
+def publish(registry: Registry, annotations: Thing | None = None) -> OciImage:
+    document = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "layers": [LAYER, LAYER],
+        "annotations": annotations or {},
+    }
+    digest = registry.put_manifest("acme/pong", OCI_MANIFEST, json.dumps(document).encode())
+    return OciImage(registry.host, "acme/pong", digest=digest)
+
+
+def seen(cluster: FakeCluster, image: OciImage, wanted: str = "") -> Seen:
+    return look(cluster, "models", image, wanted, SETTINGS)  # type: ignore[arg-type]
+
+
+def refusal(cluster: FakeCluster, image: OciImage, wanted: str = "") -> str:
+    with pytest.raises(RequestError) as caught:
+        seen(cluster, image, wanted)
+    assert "right" not in caught.value.message.replace("the right to pull", ""), "a password is never shown"
+    return caught.value.message
+
+
+@pytest.mark.parametrize("auth", ["basic", "token"])
+def test_the_right_login(auth: str) -> None:
+    with Registry(auth=auth, accounts={"puller": "right"}) as registry:
+        image = publish(registry)
+        found = seen(FakeCluster("pull", pull=secret(registry.host)), image)
+        assert (
+            found.note
+            == f"Image: {registry.host} gives it to the login of Secret pull, and it was not built by Airfreight."
+        )
+        assert found.size_bytes == 1400
+
+
+@pytest.mark.parametrize("auth", ["basic", "token"])
+def test_a_wrong_password_is_said_and_no_file_is(auth: str) -> None:
+    with Registry(auth=auth, accounts={"puller": "right"}) as registry:
+        image = publish(registry)
+        said = refusal(FakeCluster("pull", pull=secret(registry.host, wrong=True)), image)
+        assert said == (
+            f"The registry {registry.host} does not give {image.name} to the login of Secret pull in namespace models; "
+            "correct its user name and password, or give that user the right to pull."
+        )
+
+
+def test_without_a_secret_the_missing_one_is_named_with_the_command_that_makes_it() -> None:
+    with Registry(auth="basic", accounts={"puller": "right"}) as registry:
+        image = publish(registry)
+        assert refusal(FakeCluster("pull"), image) == (
+            f"Secret pull in namespace models, with which {registry.host} is to be pulled from, is not there; make it: "
+            f"kubectl -n models create secret docker-registry pull --docker-server={registry.host} "
+            "--docker-username=NAME --docker-password=PASSWORD."
+        )
+        assert "lists no Secret with one; make Secret airfreight-pull of type" in refusal(FakeCluster(), image)
+
+
+def test_a_registry_that_asks_for_nothing_needs_no_secret() -> None:
+    with Registry() as registry:
+        image = publish(registry)
+        assert "gives it to everybody" in seen(FakeCluster("pull"), image).note
+        assert "is not there; make it" in refusal(FakeCluster("pull"), image, "pull"), "unless the site says it does"
+
+
+def test_a_secret_of_another_registry() -> None:
+    with Registry(auth="basic", accounts={"puller": "right"}) as registry:
+        cluster = FakeCluster("pull", pull=secret("other.example"))
+        said = refusal(cluster, publish(registry))
+        assert f"has a login for other.example and none for {registry.host}; make it with one" in said
+
+
+def test_the_second_of_two_logins_may_be_the_right_one() -> None:
+    with Registry(auth="basic", accounts={"puller": "right"}) as registry:
+        image = publish(registry)
+        both = {"old": secret(registry.host, wrong=True), "new": secret(registry.host)}
+        assert "login of Secret new" in seen(FakeCluster("old", "new", **both), image).note
+
+
+def test_a_secret_the_service_account_does_not_list() -> None:
+    said = refusal(FakeCluster("other"), OciImage("registry.example", "a/b", digest="sha256:1"), "pull")
+    assert (
+        "does not list Secret pull in imagePullSecrets, so no node would use it; add it: kubectl -n models patch"
+        in said
+    )
+    assert '{"imagePullSecrets": [{"name": "other"}, {"name": "pull"}]}' in said
+
+
+def test_what_may_not_be_read_is_not_checked() -> None:
+    cluster = FakeCluster("pull")
+    cluster.hidden = True
+    found = seen(cluster, OciImage("registry.example", "a/b", digest="sha256:1"))
+    assert found == Seen(None, None, "Pull login: not checked, because Secret pull may not be read.")
+
+
+def test_a_registry_that_is_down_is_not_checked() -> None:
+    with Registry() as registry:
+        image = publish(registry)
+    found = seen(FakeCluster(), image)
+    assert found.has_base is None and found.note.startswith(
+        "Image: not checked, because the registry cannot be asked ("
+    )
+
+
+def test_an_image_that_is_not_there() -> None:
+    with Registry() as registry:
+        publish(registry)
+        gone = OciImage(registry.host, "acme/pong", digest=f"sha256:{'0' * 64}")
+        assert f"The registry {registry.host} has no image {gone.name}; publish the model again" in refusal(
+            FakeCluster(), gone
+        )
+
+
+@pytest.mark.parametrize(
+    ("annotations", "has_base"), [({}, None), (OURS, False), (OURS | {"airfreight.dev/base": "x@sha256:1"}, True)]
+)
+def test_what_an_image_says_of_its_base(annotations: Thing, has_base: bool | None) -> None:
+    with Registry() as registry:
+        assert seen(FakeCluster(), publish(registry, annotations)).has_base is has_base
+
+
+def test_of_an_index_the_first_real_image_counts() -> None:
+    with Registry() as registry:
+        child = publish(registry, OURS)
+        entries = [
+            {"mediaType": OCI_MANIFEST, "digest": f"sha256:{'9' * 64}", "size": 1, "platform": {"os": "unknown"}},
+            {"mediaType": OCI_MANIFEST, "digest": child.digest, "size": 1, "platform": {"os": "linux"}},
+        ]
+        data = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).encode()
+        index = OciImage(registry.host, "acme/pong", digest=registry.put_manifest("acme/pong", OCI_INDEX, data))
+        found = seen(FakeCluster(), index)
+        assert found.has_base is False and found.size_bytes == 1400 and "holds the model alone" in found.note
+
+
+@pytest.mark.parametrize(
+    ("thing", "sentence"),
+    [
+        (None, "is not there; make it: kubectl -n models create secret docker-registry pull"),
+        ({"type": "Opaque", "data": {}}, "is of type Opaque, and a pull login is of kubernetes.io/dockerconfigjson"),
+        (secret("registry.example", kind="kubernetes.io/dockercfg"), "is of type kubernetes.io/dockercfg"),
+        (secret(), "has a login for nobody and none for registry.example"),
+        ({"type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": "%%"}}, "holds no docker config"),
+        ({"type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": "W10="}}, "holds no docker config"),
+        ({"type": "kubernetes.io/dockerconfigjson"}, "holds no docker config under .dockerconfigjson; make it anew"),
+    ],
+)
+def test_what_is_wrong_with_a_secret(thing: Thing | None, sentence: str) -> None:
+    assert sentence in (secret_fault(thing, "pull", "models", "registry.example/acme/pong@sha256:1") or "")
+
+
+def test_a_good_secret_has_no_fault() -> None:
+    assert secret_fault(secret("registry.example"), "pull", "models", "registry.example/acme/pong@sha256:1") is None
+
+
+@pytest.mark.parametrize(
+    ("key", "image", "same"),
+    [
+        ("registry.example", "registry.example/a/b", True),
+        ("https://registry.example/v2/", "registry.example/a/b", True),
+        ("registry.example:5000", "registry.example/a/b", False),
+        ("registry.example:5000", "registry.example:5000/a/b@sha256:1", True),
+        ("*.example", "registry.example/a/b", True),
+        ("*.example", "one.registry.example/a/b", False),
+        ("registry.example/team", "registry.example/team/b", True),
+        ("registry.example/team", "registry.example/other/b", False),
+        ("https://index.docker.io/v1/", "docker.io/acme/pong", True),
+        ("docker.io", "registry.example/acme/pong", False),
+    ],
+)
+def test_keys_are_matched_as_the_kubelet_matches_them(key: str, image: str, same: bool) -> None:
+    assert matches(key, image) is same
+
+
+def test_the_longest_key_comes_first_and_no_login_shows_itself() -> None:
+    found = logins_for(
+        secret("registry.example", "registry.example/team"), "pull", "registry.example/team/pong@sha256:1"
+    )
+    assert len(found) == 2 and "right" not in repr(found)
