@@ -8,7 +8,8 @@ and runs in one network namespace from which nothing outside can be reached. Rea
     config.py      where things lie and which addresses they have
     shell.py steps.py    run a command; a step, and the runner of a graph of them
     preflight.py   may it run here, and what will it do
-    toolchain.py binaries.py images.py engine.py    what is made once and cached, in scratch.py until it is whole
+    toolchain.py binaries.py engine.py    what is made once and cached, in scratch.py until it is whole
+    images.py recipes.py    the images: how one is built and remembered, and what is in each
     network.py daemons.py pki.py control_plane.py node.py kernel.py    Kubernetes itself
     leftovers.py state.py mounts.py lock.py    and nothing left of it after `down`
     addons.py tenant.py    what runs on it: DNS, MinIO, KServe; Airfreight's own objects

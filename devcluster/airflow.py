@@ -89,6 +89,12 @@ def site_environment(cluster: Cluster) -> dict[str, str]:
         "AIRFLOW__AIRFREIGHT__STORE_ENDPOINT": cluster.store_service_url,
         "AIRFLOW__AIRFREIGHT__HUB_ENDPOINT": cluster.hub_service_url,
         "AIRFLOW__AIRFREIGHT__RUNTIME": tenant.runtime_name(cluster),
+        "AIRFLOW__AIRFREIGHT__REGISTRY": f"oci://{cluster.registry}/models/",
+        "AIRFLOW__AIRFREIGHT__PLAIN_HTTP_REGISTRIES": cluster.registry,
+        "AIRFLOW__AIRFREIGHT__MODELCAR_BASE": images.public_reference(cluster, "modelcar-base"),
+        "AIRFLOW__AIRFREIGHT__BUILDER_IMAGE": images.reference(cluster, "builder"),
+        "AIRFLOW__AIRFREIGHT__STORAGE_CLASS": "airfreight-local",  # manifests/cluster.yaml
+        "AIRFLOW__AIRFREIGHT__VOLUME_ACCESS": "ReadWriteMany",  # one node: every pod reaches every volume
     }
 
 

@@ -91,10 +91,10 @@ class Cluster:
 
     @property
     def registry(self) -> str:
-        """The registry as the host writes to it."""
+        """The registry, by the one name that host, pods and kubelet all know."""
         return f"{self.node_ip}:5000"
 
-    # The registry as the node pulls from it: containerd speaks plain http to loopback addresses without being told.
+    # The same registry as the node alone knows it; the cluster's own images are pulled by this name.
     node_registry = "127.0.0.1:5000"
 
     @property

@@ -19,7 +19,7 @@ from devcluster.shell import wait_until
 
 BUCKET = "llm-models"
 TOKEN_SECRET = "demo-hub-token"  # noqa: S105  (the Secret's name, not its content)
-WORKERS, TARGET = "airfreight", "models"
+WORKERS, BUILDERS, TARGET = "airfreight", "airfreight-build", "models"
 
 
 def install(cluster: Cluster) -> str:
@@ -40,12 +40,16 @@ def _secrets(cluster: Cluster) -> list[dict[str, Any]]:
     endpoint = {f"{prefix}endpoint": cluster.store_service_url.removeprefix("http://"),
                 f"{prefix}usehttps": "0", f"{prefix}verifyssl": "0", f"{prefix}region": "us-east-1",
                 f"{prefix}useanoncredential": "false"}  # fmt: skip
+    token = {"token": credentials(cluster)["hub_token"]}
     return [
         _secret(WORKERS, "airfreight-store", keys),
         _secret(TARGET, "airfreight-store", keys, endpoint),
         # The site's own Secret, airfreight-hub, is absent on purpose: a gated model is refused until the request names
         # this one.
-        _secret(WORKERS, TOKEN_SECRET, {"token": credentials(cluster)["hub_token"]}),
+        _secret(WORKERS, TOKEN_SECRET, token),
+        # With builder=buildah the pods that share the run's volume, download and upload too, run where buildah may.
+        _secret(BUILDERS, "airfreight-store", keys),
+        _secret(BUILDERS, TOKEN_SECRET, token),
     ]
 
 

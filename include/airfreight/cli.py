@@ -26,7 +26,7 @@ from typing import Annotated
 import typer
 
 from airfreight import __version__
-from airfreight.commands import catalog, doctor, people, runtime, serve, transfer
+from airfreight.commands import build, catalog, deploy, doctor, people, runtime, serve, transfer
 from airfreight.errors import AirfreightError
 
 EXIT_BUG = 1
@@ -50,7 +50,7 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(_options)
-    for part in (transfer, serve, doctor, catalog, runtime, people):
+    for part in (transfer, build, deploy, serve, doctor, catalog, runtime, people):
         part.register(app)
     return app
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -22,6 +23,7 @@ from airfreight import errors
 from airfreight.commands.common import ResultOption, write_result
 from airfreight.environment import PUBLIC_HUB, HubSettings, S3Settings
 from airfreight.errors import AirfreightError, RequestError
+from tests.standins.registry import Registry
 
 
 @pytest.fixture
@@ -164,6 +166,17 @@ def test_a_result_that_cannot_be_written_is_a_request_error(tmp_path: Path) -> N
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["directory", "file"]
 
 
+def test_a_result_goes_into_what_is_no_file_and_does_not_replace_it(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_result(pipe, {"a": 1})  # as --result /dev/null or /dev/stdout; root could replace those
+        assert json.loads(os.read(reader, 100)) == {"a": 1}
+    finally:
+        os.close(reader)
+    assert pipe.is_fifo()
+
+
 def test_help_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 0
     assert "Carry model weights" in capsys.readouterr().out
@@ -185,10 +198,13 @@ def test_every_command_has_help_with_an_example(command: str, example: str, caps
     ("words", "sentence"),
     [
         (["resolve", "pong"], "The source 'pong' is malformed: give owner/name"),
-        (["copy", "oci://a/b", "s3://bucket/"], "which is not available yet: give hf://owner/name@revision, s3://"),
-        (["copy", "acme/pong", "oci://registry/x"], "which is not available yet: give s3://bucket/root/ or file:///"),
+        (["copy", "oci://a.b/c", "s3://bucket/"], "names no image: add its tag or its digest, as in oci://"),
+        (["copy", "acme/pong", "oci://registry/x"], "has no registry: 'registry' has neither a dot nor a port; put"),
+        (["copy", "acme/pong", "s3://bucket/", "--base", "a.b/c@sha256:" + "0" * 64], "no registry is named to put"),
+        (["copy", "acme/pong", "oci://a.b/", "--base", "a.b/c:1"], "is no digest, and what is built on a tag is an"),
+        (["copy", "acme/pong", "oci://a.b/", "--ledger", "oci://a.b/"], "is a registry, which cannot keep checkpoints"),
         (["seal", "acme/pong", "hf://acme/pong"], "is a model of the hub, which is only read from: give s3://bucket/"),
-        (["verify", "acme/pong"], "The location 'acme/pong' is not understood: give s3://bucket/prefix/ or file:///"),
+        (["verify", "acme/pong"], "The location 'acme/pong' is not understood: give s3://bucket/prefix/, file:///"),
         (["copy", "acme/pong", "s3://bucket/", "--slice", "0/3"], "The slice '0/3' is not understood: give the share"),
         (["copy", "acme/pong", "s3://bucket/", "--allow", "../x"], "allow_patterns: '../x' can match no file"),
         (["copy", "acme/pong", "s3://bucket/", "--allow-unsafe", "yes"], "which is no reason: write in a few words"),
@@ -396,3 +412,60 @@ def test_wrong_settings_are_named(name: str, value: str, sentence: str) -> None:
         HubSettings.from_environment({name: value})
     assert sentence in caught.value.message
     assert "geheim" not in caught.value.message
+
+
+def test_an_image_from_a_directory_and_back(line: Line, tmp_path: Path) -> None:
+    with Registry() as registry:
+        root, ledger = f"oci://{registry.host}/models/", f"file://{tmp_path}/store/"
+        before = line("resolve", line.source, "--store", root, "--store", line.root)
+        assert before["artifact"] == f"oci://{registry.host}/models/acme/pong:{before['version']}"
+        assert before["artifacts"] == [before["artifact"], f"{line.root}acme/pong/{before['version']}/"]
+        assert (before["published"], before["largest_bytes"]) == (False, 7000)
+        copied = line("copy", line.source, root, "--ledger", ledger)
+        assert "no --ledger" not in line.output()[0]
+        digest = copied["image_digest"]
+        assert copied["artifact"] == f"oci://{registry.host}/models/acme/pong@{digest}"
+        assert (copied["tag"], copied["sealed"]) == (copied["version"], True)
+        assert copied["sent_bytes"] > copied["moved_bytes"] == copied["size_bytes"]
+        assert line("resolve", line.source, "--store", root)["published"]
+        assert line("verify", copied["artifact"])["good"]
+        back = line("copy", copied["artifact"], line.root)
+        assert back["manifest_sha256"] == copied["manifest_sha256"]
+        assert line("verify", back["artifact"])["good"]
+
+
+def test_images_say_what_people_would_not_expect(line: Line, model: Path, tmp_path: Path) -> None:
+    capitals = tmp_path / "Acme" / "Pong"
+    shutil.copytree(model, capitals)
+    with Registry() as registry:
+        root = f"oci://{registry.host}/models/"
+        line("copy", f"file://{capitals}/", root)
+        out, _ = line.output()
+        assert "Acme/Pong goes to the repository models/acme/pong: registries take small letters only" in out
+        assert "no --ledger: a layer that is interrupted is sent again from its beginning" in out
+        assert line("copy", line.source, root, "--slice", "1/2", code=2) == {}
+        assert "tell each other through a ledger which layers are there: give --ledger s3://" in line.output()[1]
+
+
+def test_an_image_goes_from_registry_to_registry_as_it_is(line: Line) -> None:
+    with Registry() as here, Registry() as there:
+        first = line("copy", line.source, f"oci://{here.host}/models/")
+        tagged = f"oci://{here.host}/models/acme/pong:{first['tag']}"
+        root = f"oci://{there.host}/mirror/"
+        planned = line("resolve", tagged, "--store", root)
+        assert (planned["artifact"], planned["published"]) == (
+            f"oci://{there.host}/mirror/acme/pong@{first['image_digest']}", False,
+        )  # fmt: skip
+        mirrored = line("copy", tagged, root)
+        assert "the image is copied unchanged; signatures and attestations beside it stay" in line.output()[0]
+        assert (mirrored["artifact"], mirrored["image_digest"]) == (planned["artifact"], first["image_digest"])
+        again = line("copy", tagged, root)
+        assert (again["moved_bytes"], again["reused_files"]) == (0, len(CONTENTS))
+        assert line("resolve", tagged, "--store", root)["published"]
+        assert line("copy", tagged, root, "--slice", "1/2", code=2) == {}
+        assert "An image is mirrored as it is, and whole: leave --slice out." in line.output()[1]
+        narrowed = line("copy", tagged, root, "--ignore", "nested/*")
+        assert narrowed["image_digest"] != first["image_digest"], "patterns make a new image"
+        fixed = f"oci://{there.host}/mirror/acme/pong:{narrowed['tag']}"
+        assert line("copy", tagged, fixed, code=2) == {}
+        assert f"{fixed} is another image (sha256:" in line.output()[1]

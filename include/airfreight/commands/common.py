@@ -53,7 +53,8 @@ ResultOption = Annotated[
 def write_result(path: Path | None, value: Mapping[str, object]) -> None:
     """Write `value` as one JSON object to `path`: whole or not at all. Without a path it is printed to stdout.
 
-    The parent directory is made. The file is readable by everybody: in a pod another container reads it.
+    What is there and is no regular file (/dev/null, /dev/stdout, a pipe) is written into, not replaced. The parent
+    directory is made. The file is readable by everybody: in a pod another container reads it.
 
     Raises:
         RequestError: the file cannot be written there.
@@ -63,6 +64,9 @@ def write_result(path: Path | None, value: Mapping[str, object]) -> None:
         typer.echo(text, nl=False)
         return
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_text(text, encoding="utf-8")
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
