@@ -1,9 +1,10 @@
 """The standard environment variables of the command line, read once at its edge into frozen settings.
 
 Nothing below this file reads the environment. Variables: HF_ENDPOINT, HF_TOKEN, AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL,
-AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_DEFAULT_REGION, and two of our own:
+AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_DEFAULT_REGION, DOCKER_CONFIG, and some of our own:
 
     AIRFREIGHT_LICENCE_DENY    licences that are refused, with commas between them: cc-by-nc-*,unknown
+    AIRFREIGHT_PLAIN_HTTP      registries that are spoken plain http with, with commas between them: 10.0.0.5:5000
     AIRFREIGHT_XET_ABOVE       bytes; larger files that the hub keeps in Xet are read through Xet (0: all of them)
 
 Proxies (HTTPS_PROXY, NO_PROXY) and CAs (SSL_CERT_FILE for the hub, AWS_CA_BUNDLE for the store) are read by the HTTP
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import urlsplit
@@ -109,6 +110,41 @@ class S3Settings:
     def where(self) -> str:
         """The store's name in a sentence."""
         return self.endpoint_url or f"AWS S3 ({self.region})"
+
+
+@dataclass(frozen=True)
+class RegistrySettings:
+    """How registries are reached and where their logins are.
+
+    Attributes:
+        login_file: path of a docker config file; it need not exist.
+        plain_http: registries (`host` or `host:port`, small letters) that are spoken plain http with, beside loopback.
+    """
+
+    login_file: str
+    plain_http: frozenset[str] = frozenset()
+
+    @classmethod
+    def from_environment(cls, plain_http: Iterable[str] = (), environment: Mapping[str, str] | None = None) -> Self:
+        """Read DOCKER_CONFIG (a directory; else `~/.docker`) and AIRFREIGHT_PLAIN_HTTP.
+
+        Args:
+            plain_http: further registries, as a flag of the command names them.
+        Raises:
+            RequestError: AIRFREIGHT_PLAIN_HTTP holds an address, or SSL_CERT_FILE names no bundle of certificates.
+        """
+        values = os.environ if environment is None else environment
+        _check_bundle("SSL_CERT_FILE", values.get("SSL_CERT_FILE", ""))
+        named = [word.strip().lower() for word in values.get("AIRFREIGHT_PLAIN_HTTP", "").split(",") if word.strip()]
+        for word in named:
+            if "/" in word:
+                raise RequestError(
+                    f"AIRFREIGHT_PLAIN_HTTP names {word!r}, which is no registry: give hosts, with their ports, and "
+                    "commas between them, as in 10.0.0.5:5000."
+                )
+        directory = values.get("DOCKER_CONFIG", "").strip() or os.path.join(values.get("HOME") or "~", ".docker")
+        login_file = os.path.join(os.path.expanduser(directory), "config.json")
+        return cls(login_file, frozenset({*named, *(registry.lower() for registry in plain_http)}))
 
 
 def _check_bundle(name: str, path: str) -> None:

@@ -30,6 +30,15 @@ UNKNOWN_LICENCE = "unknown"
 REASON_LENGTH = 500  # characters
 SHOWN = 3
 TIB = 1024**4
+# Bytes of one layer that registries take, by their hosts: their own pages on quotas (Amazon ECR, ECR Public, Huawei
+# SWR), and for Quay its default chunk of 5 MB times the 10,000 parts of S3 behind it. Of others no limit is published.
+LAYER_LIMITS = (
+    ("*.dkr.ecr.*.amazonaws.com", 52_000 * 1024**2),
+    ("*.dkr.ecr.*.amazonaws.com.cn", 52_000 * 1024**2),
+    ("public.ecr.aws", 10_000 * 1000**2),
+    ("swr.*.myhuaweicloud.com", 10 * 1000**3),
+    ("quay.io", 50 * 1000**3),
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,7 @@ class Limits:
         name_bytes: of one part of a path, in UTF-8.
         before: what lies before each path.
         free_bytes: what the place has room for: a volume, or a bucket with a quota.
+        layer_bytes: of one layer of an image.
     """
 
     kind: str
@@ -87,6 +97,7 @@ class Limits:
     name_bytes: int | None = None
     before: str = ""
     free_bytes: int | None = None
+    layer_bytes: int | None = None
 
     @classmethod
     def of_s3(cls, prefix: str, free_bytes: int | None = None) -> Self:
@@ -103,6 +114,19 @@ class Limits:
         Source: linux/limits.h.
         """
         return cls("the volume", path_bytes=4000, name_bytes=200, before=directory, free_bytes=free_bytes)
+
+    @classmethod
+    def of_registry(cls, registry: str) -> Self:
+        """Return those of a registry, as far as one is published, and of the file system a node unpacks images on."""
+        host = registry.partition(":")[0]
+        sizes = [size for pattern, size in LAYER_LIMITS if fnmatch.fnmatchcase(host, pattern)]
+        return cls(
+            f"the registry {registry}",
+            path_bytes=4000,
+            name_bytes=255,
+            before="models/",
+            layer_bytes=sizes[0] if sizes else None,
+        )
 
 
 NO_RULES = Rules()
@@ -205,11 +229,25 @@ def _sizes(manifest: Manifest, limits: Limits, needed_bytes: int) -> Iterator[st
         reason = _too_large(file, limits)
         if reason:
             yield f"{manifest.source}: {file.path} {reason}."
+    yield from _layers(manifest, limits)
     if limits.free_bytes is not None and needed_bytes > limits.free_bytes:
         yield (
             f"{manifest.source} needs {human_size(needed_bytes)} more and {limits.kind} has room for "
             f"{human_size(limits.free_bytes)}: make it larger, or take fewer files with allow_patterns."
         )
+
+
+def _layers(manifest: Manifest, limits: Limits) -> Iterator[str]:
+    if limits.layer_bytes is None:
+        return
+    from airfreight.stores.oci.layers import plan  # late: it needs the kinds of files from here
+
+    for layer in plan(manifest.files):
+        if layer.size > limits.layer_bytes:
+            yield (
+                f"{manifest.source}: {layer.title} would make a layer of {human_size(layer.size)} and {limits.kind} "
+                f"takes {human_size(limits.layer_bytes)}: choose a model in smaller shards, or another destination."
+            )
 
 
 def _too_large(file: ManifestFile, limits: Limits) -> str | None:

@@ -3,12 +3,16 @@
 source        hf://acme/pong@main    acme/pong@main    acme/pong          (revision `main` when none is given)
               s3://llm-models/acme/pong/41ab6c1b1c1f/                     (a prefix that holds one model)
               file:///data/acme/pong/                                     (a directory that holds one model)
+              oci://registry.example/models/acme/pong:41ab6c1b1c1f        (an image that holds one model)
 destination   s3://llm-models/       s3://llm-models/team-a/              (the root; each model lies below it)
-              file:///models/
+              file:///models/        oci://registry.example/models/       (its slash at the end)
+              oci://registry.example/models/acme/pong                     (exactly this repository, and perhaps tag)
 artifact      s3://llm-models/acme/pong/41ab6c1b1c1f/                     (always with its slash: KServe matches by
               file:///models/acme/pong/41ab6c1b1c1f/                      prefix, and `v1` would also fetch `v10`)
+              oci://registry.example/models/acme/pong@sha256:<64 hex>
 
-The path of a file:// address is taken as it is written: nothing is percent-decoded, `~` and `$` mean themselves.
+Those of registries are read by `airfreight.stores.oci.reference`. The path of a file:// address is taken as it is
+written: nothing is percent-decoded, `~` and `$` mean themselves.
 """
 
 from __future__ import annotations
@@ -20,9 +24,10 @@ from pathlib import Path
 
 from airfreight.errors import RequestError
 from airfreight.manifest import MANIFEST_NAME, Manifest
+from airfreight.stores.oci.reference import SCHEME as OCI
+from airfreight.stores.oci.reference import OciImage, OciRoot, parse_oci
 
 DEFAULT_REVISION = "main"
-LATER = ("oci",)
 # huggingface_hub utils/_validators.py (2.4): at most 96 characters, no `--` or `..`, no `-` or `.` at an end, no `.git`
 _PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_])?")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
@@ -30,8 +35,10 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 REPO_ID_LIMIT = 96
 REVISION_LIMIT = 256
 KEY_PART = re.compile(r"[A-Za-z0-9!_.*'()=@+-]+")
-SOURCE_FORMS = "hf://owner/name@revision, s3://bucket/prefix/ or file:///directory/"
-DESTINATION_FORMS = "s3://bucket/root/ or file:///directory/"
+IMAGE_FORM = "oci://registry/repository@sha256:…"
+SOURCE_FORMS = f"hf://owner/name@revision, s3://bucket/prefix/, file:///directory/ or {IMAGE_FORM}"
+DESTINATION_FORMS = "s3://bucket/root/, file:///directory/ or oci://registry/path/"
+ARTIFACT_FORMS = f"s3://bucket/prefix/, file:///directory/ or {IMAGE_FORM}"
 
 
 @dataclass(frozen=True)
@@ -79,8 +86,9 @@ class DirectoryRoot:
         return DirectoryRoot(f"{self.path}{manifest.repo_id}/{manifest.version}/")
 
 
-Origin = HubModel | S3Root | DirectoryRoot
-Root = S3Root | DirectoryRoot
+Place = S3Root | DirectoryRoot | OciImage
+Origin = HubModel | Place
+Root = S3Root | DirectoryRoot | OciRoot | OciImage
 
 
 def parse_source(text: str) -> HubModel:
@@ -90,7 +98,7 @@ def parse_source(text: str) -> HubModel:
         RequestError: another scheme, or a malformed repository id or revision.
     """
     name, rest = _split(text)
-    if name in {"s3", "file", *LATER}:
+    if name in {"s3", "file", OCI}:
         raise RequestError(
             f"The source {text!r} is an {name}:// address, which is not available yet: "
             "give a model of the hub as hf://owner/name@revision."
@@ -101,7 +109,7 @@ def parse_source(text: str) -> HubModel:
 
 
 def parse_any_source(text: str) -> Origin:
-    """Read whatever a copy can come from: a model of the hub, a prefix in a bucket, a directory.
+    """Read whatever a copy can come from: a model of the hub, a prefix in a bucket, a directory, an image.
 
     Raises:
         RequestError: another scheme, or a malformed address.
@@ -109,7 +117,7 @@ def parse_any_source(text: str) -> Origin:
     name, rest = _split(text)
     if name in {"", "hf"}:
         return _hub_model(text, rest)
-    return _root(f"The source {text!r}", name, rest, SOURCE_FORMS)
+    return _place(f"The source {text!r}", name, rest, SOURCE_FORMS)
 
 
 def parse_destination(text: str) -> S3Root:
@@ -120,34 +128,41 @@ def parse_destination(text: str) -> S3Root:
     """
     name, rest = _split(text)
     subject = f"The destination {text!r}"
-    if name in {"file", *LATER}:
-        raise RequestError(f"{subject} is an {name}:// address, which is not available yet: give s3://bucket/root/.")
+    if name in {"file", OCI}:
+        raise RequestError(f"{subject} is an {name}:// address, where a bucket is wanted: give s3://bucket/root/.")
     if name != "s3":
         raise RequestError(f"{subject} is not understood: give the root of a store as s3://bucket/root/.")
     return _bucket_root(subject, rest)
 
 
 def parse_any_destination(text: str) -> Root:
-    """Read a store root, in a bucket or on a file system; a missing slash at its end is added.
+    """Read a store root, in a bucket or on a file system, where a missing slash at its end is added; or a root in a
+    registry, which has that slash, or one repository there, which has none.
+
+    Raises:
+        RequestError: another scheme, a malformed address, or a digest, which is known only when the image is there.
+    """
+    name, rest = _split(text)
+    subject = f"The destination {text!r}"
+    if name != OCI:
+        return _place(subject, name, rest, DESTINATION_FORMS)
+    place = parse_oci(subject, rest)
+    if isinstance(place, OciImage) and place.digest is not None:
+        raise RequestError(f"{subject} names a digest, which only what is there can have: give a tag, or none.")
+    return place
+
+
+def parse_artifact(text: str) -> Place:
+    """Read the address of one delivered version; a missing slash at its end is added, but to that of an image.
 
     Raises:
         RequestError: another scheme, or a malformed address.
     """
     name, rest = _split(text)
-    return _root(f"The destination {text!r}", name, rest, DESTINATION_FORMS)
+    return _place(f"The location {text!r}", name, rest, ARTIFACT_FORMS)
 
 
-def parse_artifact(text: str) -> Root:
-    """Read the address of one delivered version; a missing slash at its end is added.
-
-    Raises:
-        RequestError: another scheme, or a malformed address.
-    """
-    name, rest = _split(text)
-    return _root(f"The location {text!r}", name, rest, "s3://bucket/prefix/ or file:///directory/")
-
-
-def repo_id_of(root: Root) -> str:
+def repo_id_of(root: Place) -> str:
     """Name a model that nobody named: the last two parts of its address, as `owner/name`.
 
     A model without airfreight.json has no name of its own, and every artifact needs one.
@@ -155,7 +170,7 @@ def repo_id_of(root: Root) -> str:
     Raises:
         RequestError: there are no two parts, or they hold characters that no name has.
     """
-    text = f"{root.bucket}/{root.prefix}" if isinstance(root, S3Root) else root.path
+    text = _path_of(root)
     repo_id = "/".join([part for part in text.split("/") if part][-2:])
     if not _is_repo_id(repo_id):
         raise RequestError(
@@ -165,6 +180,12 @@ def repo_id_of(root: Root) -> str:
     return repo_id
 
 
+def _path_of(root: Place) -> str:
+    if isinstance(root, S3Root):
+        return f"{root.bucket}/{root.prefix}"
+    return root.repository if isinstance(root, OciImage) else root.path
+
+
 def _split(text: str) -> tuple[str, str]:
     """Return the scheme in small letters, empty without one, and what follows it."""
     rest = text.strip()
@@ -172,16 +193,23 @@ def _split(text: str) -> tuple[str, str]:
     return (scheme.group(1).lower(), rest[scheme.end() :]) if scheme else ("", rest)
 
 
-def _root(subject: str, name: str, rest: str, forms: str) -> Root:
+def _place(subject: str, name: str, rest: str, forms: str) -> Place:
     if name == "s3":
         return _bucket_root(subject, rest)
     if name == "file":
         return _directory_root(subject, rest)
-    if name in LATER:
-        raise RequestError(f"{subject} is an {name}:// address, which is not available yet: give {forms}.")
+    if name == OCI:
+        return _image(subject, rest)
     if name == "hf":
         raise RequestError(f"{subject} is a model of the hub, which is only read from: give {forms}.")
     raise RequestError(f"{subject} is not understood: give {forms}.")
+
+
+def _image(subject: str, rest: str) -> OciImage:
+    place = parse_oci(subject, rest)
+    if isinstance(place, OciRoot) or place.reference is None:
+        raise RequestError(f"{subject} names no image: add its tag or its digest, as in {IMAGE_FORM}.")
+    return place
 
 
 def _bucket_root(subject: str, rest: str) -> S3Root:

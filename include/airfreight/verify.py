@@ -66,9 +66,12 @@ class Verification:
         """
         if self.findings:
             counts = ", ".join(f"{len(self.paths(kind))} {kind}" for kind in ("wrong", "missing", "extra"))
+            remedy = "take out the files named above"
+            if self.artifact.startswith("oci://"):
+                remedy = "remove the image, have the registry's disks checked,"
             raise IntegrityError(
                 f"{self.artifact} is not what its {MANIFEST_NAME} says of {len(self.manifest.files)} files ({counts}): "
-                f"take out the files named above and copy {self.manifest.source} there again."
+                f"{remedy} and copy {self.manifest.source} there again."
             )
 
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airfreight.checkpoint import Checkpoint, Leases, Part, Stored, Tenure, folder, name
+from airfreight.checkpoint import Checkpoint, Part, Stored, folder, name
 from airfreight.errors import TemporaryError
+from airfreight.leases import Leases, Tenure
 from airfreight.retry import HeldError
 from tests.unit.memory_store import MemoryShelf, lfs
 

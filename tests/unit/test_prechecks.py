@@ -178,3 +178,36 @@ def test_sizes_are_short_words(count: int) -> None:
 )
 def test_sizes_as_people_write_them(count: int, text: str) -> None:
     assert human_size(count) == text
+
+
+GIB = 1024**3
+
+
+@pytest.mark.parametrize(
+    ("registry", "most"),
+    [
+        ("123456789012.dkr.ecr.eu-central-1.amazonaws.com", 52_000 * 1024**2),
+        ("public.ecr.aws", 10_000 * 1000**2),
+        ("swr.eu-west-101.myhuaweicloud.com", 10 * 1000**3),
+        ("quay.io:443", 50 * 1000**3),
+    ],
+)
+def test_a_layer_above_what_a_registry_is_known_to_take_is_refused(registry: str, most: int) -> None:
+    limits = Limits.of_registry(registry)
+    around = 2048 + 511 + 1024
+    check_publishable(sized(most - around), limits=limits)
+    sentence = refusal(sized(most), limits=limits)
+    assert "model.safetensors would make a layer of" in sentence
+    assert f"the registry {registry} takes {human_size(most)}: choose a model in smaller shards, or anoth" in sentence
+
+
+def test_a_registry_without_a_published_limit_takes_any_layer() -> None:
+    check_publishable(sized(900 * GIB), limits=Limits.of_registry("registry.example:5000"))
+
+
+def test_shards_that_must_share_a_layer_are_judged_together() -> None:
+    files = [ManifestFile(f"model-{n:03}.safetensors", 6 * GIB, sha256="0" * 64) for n in range(150)]
+    manifest = Manifest.of("hf://acme/pong@x", "acme/pong", COMMIT, files)
+    assert "model-000.safetensors and 1 other file would make a layer of 12.0 GiB" in refusal(
+        manifest, limits=Limits.of_registry("public.ecr.aws")
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 from typing import Any
 
 import botocore.exceptions
@@ -15,9 +16,19 @@ from airfreight.errors import AirfreightError, RequestError, TemporaryError
 from airfreight.manifest import ManifestFile
 from airfreight.retry import ThrottledError
 from airfreight.source import S3Root
-from airfreight.stores.s3 import COPY_PART, MIB, OBJECT_LIMIT, PART_SIZE, PARTS_LIMIT, S3Store, connect, part_size
+from airfreight.stores.s3 import (
+    COPY_PART,
+    COPY_WHOLE,
+    MIB,
+    OBJECT_LIMIT,
+    PART_SIZE,
+    PARTS_LIMIT,
+    S3Store,
+    connect,
+    part_size,
+)
+from airfreight.stores.s3_body import BLOCK, Readable
 from airfreight.stores.s3_errors import Place
-from airfreight.stores.s3_uploads import Readable
 from tests.unit.memory_store import describe
 
 SETTINGS = S3Settings("http://127.0.0.1:9", "AKIDEXAMPLE", "wJalr-secret")
@@ -35,7 +46,8 @@ def test_parts_fit_s3(size: int) -> None:
 def test_parts_are_16_mib_for_all_but_giants() -> None:
     assert part_size(156 * 1024 * MIB) == PART_SIZE == 16 * MIB
     assert part_size(OBJECT_LIMIT) == 525 * MIB
-    assert part_size(OBJECT_LIMIT, COPY_PART) == COPY_PART == 1024 * MIB
+    assert part_size(OBJECT_LIMIT, COPY_PART) == 525 * MIB
+    assert part_size(2 * COPY_WHOLE, COPY_PART) == COPY_PART == 256 * MIB
 
 
 def test_client_is_path_style_unsigned_and_does_not_retry() -> None:
@@ -56,6 +68,17 @@ def test_a_part_reads_as_a_file_does(content: bytes, counts: list[int]) -> None:
     assert ours.read() == content
     assert ours.seek(len(content) + 5) == theirs.seek(len(content) + 5)
     assert ours.read(1) == b""
+
+
+@given(size=st.integers(0, 3 * BLOCK + 1))
+def test_a_part_goes_out_in_blocks_and_can_go_again(size: int) -> None:
+    content = random.Random(size).randbytes(size)
+    blocks = Readable(bytearray(content)).blocks()
+    for _ in range(2):
+        pieces = list(blocks)
+        assert b"".join(pieces) == content
+        assert {len(piece) for piece in pieces[:-1]} <= {BLOCK}
+        blocks.seek(0)
 
 
 def test_artifact_ends_in_a_slash() -> None:
@@ -115,7 +138,9 @@ def refused(code: str, status: int, operation: str = "PutObject", **headers: str
         (refused("EntityTooLarge", 400), "(EntityTooLarge: The server's words)"),
         (botocore.exceptions.NoCredentialsError(), "There are no credentials for bucket llm-models at "
          "http://127.0.0.1:9: put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into Secret airfreight-store."),
-        (botocore.exceptions.SSLError(endpoint_url="https://x", error="self-signed"), "AWS_CA_BUNDLE"),
+        (botocore.exceptions.SSLError(endpoint_url="https://x", error="self-signed"), ": check http or https in the "
+         "endpoint, and put a private CA into key ca.crt of the ConfigMap that `ca_bundle_configmap` in section "
+         "[airfreight] names, or into the file of AWS_CA_BUNDLE."),
         (botocore.exceptions.ParamValidationError(report="Invalid bucket name"), "cannot be made (Parameter"),
     ],
 )  # fmt: skip

@@ -8,8 +8,12 @@ import pytest
 
 from airfreight.errors import RequestError
 from airfreight.source import (
+    ARTIFACT_FORMS,
+    DESTINATION_FORMS,
+    SOURCE_FORMS,
     DirectoryRoot,
     HubModel,
+    Place,
     S3Root,
     parse_any_destination,
     parse_any_source,
@@ -18,6 +22,7 @@ from airfreight.source import (
     parse_source,
     repo_id_of,
 )
+from airfreight.stores.oci.reference import OciImage, OciRoot
 from tests.unit.memory_store import describe
 
 
@@ -104,6 +109,47 @@ def test_destinations(text: str, expected: S3Root) -> None:
     assert parse_artifact(text) == expected
 
 
+DIGEST = "sha256:" + "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("oci://registry.example/models/acme/pong:v1", OciImage("registry.example", "models/acme/pong", tag="v1")),
+        (f"OCI://localhost:5000/pong@{DIGEST}", OciImage("localhost:5000", "pong", digest=DIGEST)),
+    ],
+)
+def test_images_as_sources_and_artifacts(text: str, expected: OciImage) -> None:
+    assert parse_any_source(text) == parse_artifact(text) == expected
+
+
+@pytest.mark.parametrize("text", ["oci://registry.example/models/", "oci://registry.example/models/acme/pong"])
+def test_an_image_that_is_read_is_named(text: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_any_source(text)
+    assert caught.value.message == (
+        f"The source {text!r} names no image: add its tag or its digest, as in oci://registry/repository@sha256:…."
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("oci://registry.example/models/", OciRoot("registry.example", "models/")),
+        ("oci://registry.example/", OciRoot("registry.example")),
+        ("oci://registry.example/models/pong", OciImage("registry.example", "models/pong")),
+        ("oci://registry.example/models/pong:v1", OciImage("registry.example", "models/pong", tag="v1")),
+    ],
+)
+def test_registries_as_destinations(text: str, expected: object) -> None:
+    assert parse_any_destination(text) == expected
+
+
+def test_a_digest_is_no_destination() -> None:
+    with pytest.raises(RequestError, match=r"names a digest, which only what is there can have: give a tag, or none"):
+        parse_any_destination(f"oci://registry.example/pong@{DIGEST}")
+
+
 def test_directories_as_destinations() -> None:
     assert parse_any_destination("file:///models") == parse_artifact("file:///models/") == DirectoryRoot("/models/")
     assert str(DirectoryRoot("/models/")) == "file:///models/"
@@ -120,8 +166,8 @@ def test_artifacts_end_in_a_slash() -> None:
     [
         ("llm-models", "is not understood: give the root of a store as s3://bucket/root/."),
         ("http://x/y", "is not understood"),
-        ("oci://registry/x", "is an oci:// address, which is not available yet: give s3://bucket/root/."),
-        ("file:///models/", "is an file:// address, which is not available yet"),
+        ("oci://registry.example/x", "is an oci:// address, where a bucket is wanted: give s3://bucket/root/."),
+        ("file:///models/", "is an file:// address, where a bucket is wanted"),
         ("s3://", "has no valid bucket name"),
         ("s3://LLM/", "has no valid bucket name"),
         ("s3://a..b/", "has no valid bucket name"),
@@ -142,7 +188,12 @@ NOT_PLAIN = "is not a plain path: write it without '.', '..', doubled slashes an
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("oci://registry/x", "is an oci:// address, which is not available yet: give {forms}."),
+        ("oci://", "names no registry: give oci://registry/repository:tag"),
+        (
+            "oci://registry/x",
+            "has no registry: 'registry' has neither a dot nor a port; put the registry's host before",
+        ),
+        ("oci://registry.example/Acme/Pong:1", "has capitals in its repository, which registries refuse"),
         ("http://x/y", "is not understood: give {forms}."),
         ("s3://", "has no valid bucket name: 3 to 63 small letters, digits, dots and hyphens, as in s3://llm-models/."),
         ("s3://bucket/../x/", "has a prefix that is not safe: use letters, digits, dots, hyphens and underscores"),
@@ -161,9 +212,9 @@ NOT_PLAIN = "is not a plain path: write it without '.', '..', doubled slashes an
 @pytest.mark.parametrize(
     ("parse", "subject", "forms"),
     [
-        (parse_any_source, "The source", "hf://owner/name@revision, s3://bucket/prefix/ or file:///directory/"),
-        (parse_any_destination, "The destination", "s3://bucket/root/ or file:///directory/"),
-        (parse_artifact, "The location", "s3://bucket/prefix/ or file:///directory/"),
+        (parse_any_source, "The source", SOURCE_FORMS),
+        (parse_any_destination, "The destination", DESTINATION_FORMS),
+        (parse_artifact, "The location", ARTIFACT_FORMS),
     ],
 )
 def test_malformed_addresses(parse: Callable[[str], object], subject: str, forms: str, text: str, reason: str) -> None:
@@ -186,9 +237,10 @@ def test_nothing_is_written_to_a_hub(parse: Callable[[str], object]) -> None:
         (S3Root("llm-models", "incoming/acme/pong/"), "acme/pong"),
         (S3Root("llm-models", "pong/"), "llm-models/pong"),
         (DirectoryRoot("/data/acme/Pong_1.5/"), "acme/Pong_1.5"),
+        (OciImage("registry.example", "models/acme/pong", tag="v1"), "acme/pong"),
     ],
 )
-def test_a_model_without_a_name_is_named_after_its_address(root: S3Root | DirectoryRoot, repo_id: str) -> None:
+def test_a_model_without_a_name_is_named_after_its_address(root: Place, repo_id: str) -> None:
     assert repo_id_of(root) == repo_id
 
 

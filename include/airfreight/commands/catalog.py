@@ -93,7 +93,7 @@ def render(
         Deployment(
             name=name,
             namespace=namespace,
-            artifact=artifact or _artifact(model, store),
+            artifact=_as_delivered(model, artifact or _artifact(model, store)),
             source=str(model.hub_model),
             served_name=name,
             runtime=chosen,
@@ -114,11 +114,24 @@ def register(app: typer.Typer) -> None:
     app.add_typer(catalog, name="catalog")
 
 
+def _as_delivered(model: CatalogModel, artifact: str) -> str:
+    """Return what KServe is told: an image that is to be mounted has a scheme of its own."""
+    from airfreight.delivery import Artifacts, Mode
+
+    native = model.delivery == str(Mode.NATIVE) and artifact.startswith("oci://")
+    return Artifacts(image=artifact).storage_uri(Mode.NATIVE) if native else artifact
+
+
 def _artifact(model: CatalogModel, store: str) -> str:
     """Name the artifact of a model whose revision is a commit: its version is the commit's first 12 digits."""
     from airfreight.source import parse_destination
 
     hub_model = model.hub_model
+    if model.destination == "oci":
+        raise RequestError(
+            f"{model.name} is published as an image, which is named by a digest that only its build knows; give the "
+            "oci://...@sha256:... that the run of deliver_model printed as --artifact."
+        )
     if model.patterns.allow or model.patterns.ignore:
         raise RequestError(
             f"{model.name} has patterns, so its artifact is named after the files they leave; give the one that "

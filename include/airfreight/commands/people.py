@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 DAG_ID = "deliver_model"
 _UNDER_WAY = ("running", "deferred")
+# Tasks whose result names an artifact, and those that copy before one of these seals.
+_PUBLISHING = ("upload_to_s3", "build_modelcar", "build_with_buildah")
+_COPYING = ("upload_slices", "build_slices", "upload_from_volume", "build_from_volume")
 
 
 def register(app: typer.Typer) -> None:
@@ -112,8 +115,8 @@ def show(api: AirflowApi, dag_id: str, run_id: str) -> None:
     for change in api.follow(dag_id, run_id, on_look=live.draw if live else None):
         if live:
             live.clear()
-        if live and change.state in _UNDER_WAY:
-            continue  # the live line shows it
+        if change.state == "skipped" or (live and change.state in _UNDER_WAY):
+            continue  # not on this run's way; the live line shows it
         seconds = None if change.state in _UNDER_WAY else change.seconds
         typer.echo(task_line(change.task_id, change.state, seconds, change.try_number))
     if live:
@@ -121,23 +124,26 @@ def show(api: AirflowApi, dag_id: str, run_id: str) -> None:
 
 
 def task_line(task_id: str, state: str | None, seconds: float | None, try_number: int) -> str:
-    """One task on one line, e.g. `  upload_to_s3       success     8.0 s`."""
+    """One task on one line, e.g. `  upload_to_s3          success     8.0 s`."""
     time = "" if seconds is None or state in ("scheduled", "queued") else f"{seconds:8.1f} s"
     tried = f"  (try {try_number})" if try_number > 1 else ""
-    return f"  {task_id:<18} {state or 'waiting':<14}{time}{tried}".rstrip()
+    return f"  {task_id:<21} {state or 'waiting':<14}{time}{tried}".rstrip()
 
 
 def summary_lines(summary: RunSummary) -> list[str]:
-    """A run as a person reads it."""
+    """A run as a person reads it; tasks that are not on its way are left out."""
     lines = [f"{summary.dag_id} {summary.run_id}: {summary.state}, {summary.seconds:.1f} s"]
-    lines += [task_line(task.task_id, task.state, task.seconds, task.try_number) for task in summary.tasks]
-    copied, deployed = summary.results.get("upload_to_s3"), summary.results.get("deploy")
-    if copied:
-        lines.append(f"  source    {copied['source']}")
-        size, moved = copied["size_bytes"] / 1e6, copied["moved_bytes"] / 1e6
-        lines.append(f"  artifact  {copied['artifact']}  ({size:,.1f} MB, moved {moved:,.1f} MB)")
-    if deployed:
-        lines.append(f"  service   {deployed['url']}  (release {deployed['release']})")
+    lines += [
+        task_line(task.task_id, task.state, task.seconds, task.try_number)
+        for task in summary.tasks
+        if task.state != "skipped"
+    ]
+    lines += _published_lines(summary)
+    if deployed := summary.results.get("deploy"):
+        mode = f", delivery {deployed['delivery']}" if deployed.get("delivery") else ""
+        lines.append(f"  service   {deployed['url']}  (release {deployed['release']}{mode})")
+    if rendered := summary.results.get("render"):
+        lines.append(f"  rendered  {rendered['name']}, release {rendered['release']}; the YAML is in the log of render")
     if validated := summary.results.get("validate"):
         lines.append(f"  question  {validated['question']}")
         lines.append(f"  answer    {validated['answer']}  (system_fingerprint {validated['system_fingerprint']})")
@@ -146,6 +152,20 @@ def summary_lines(summary: RunSummary) -> list[str]:
     if error := summary.error():
         lines.append(f"  {error.message}")
     return lines
+
+
+def _published_lines(summary: RunSummary) -> list[str]:
+    copies = [summary.results[task_id] for task_id in _PUBLISHING if task_id in summary.results]
+    if not copies:
+        return []
+    moved = sum(float(copied.get("moved_bytes") or 0) for task, copied in summary.results.items() if _is_copy(task))
+    size = f"  ({copies[0]['size_bytes'] / 1e6:,.1f} MB, moved {moved / 1e6:,.1f} MB)"
+    return [f"  source    {copies[0]['source']}", *(f"  artifact  {copied['artifact']}{size}" for copied in copies)]
+
+
+def _is_copy(task_id: str) -> bool:
+    """Whether a task moves bytes into a store or a registry; what goes onto a volume is moved once more from there."""
+    return task_id.partition("[")[0] in (*_PUBLISHING, *_COPYING)
 
 
 def _end(summary: RunSummary, result: Any) -> None:

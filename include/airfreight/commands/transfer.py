@@ -1,42 +1,28 @@
 """`airfreight resolve`, `copy`, `seal` and `verify`: what would be carried, carrying it, alone or in slices, and
 reading it again.
-
-    AIRFREIGHT_OWNER   the name under which leases are held. Set to what is the same for every retry of a task and no
-                       other task's (DAG, run, task, map index), a retry goes on at once where the last try was killed;
-                       without it, once the lease of the killed one has run out, after about a minute
 """
 
 from __future__ import annotations
 
-import os
 import time
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import replace
+from typing import Annotated
 
 import typer
 
 from airfreight.commands.common import ResultOption, write_result
-from airfreight.environment import licence_deny
-from airfreight.slices import parse_slice
-from airfreight.source import (
-    DirectoryRoot,
-    HubModel,
-    Origin,
-    Root,
-    parse_any_destination,
-    parse_any_source,
-    parse_artifact,
+from airfreight.commands.images import (
+    BaseOption,
+    LedgerOption,
+    PlainHttpOption,
+    announce,
+    image_facts,
+    open_mirror,
+    read_registries,
 )
-
-if TYPE_CHECKING:
-    from airfreight.checkpoint import Tenure
-    from airfreight.manifest import Manifest
-    from airfreight.plan import Plan
-    from airfreight.prechecks import Facts, Rules
-    from airfreight.progress import Progress
-    from airfreight.reading import FolderSource
-    from airfreight.retry import Patience
-    from airfreight.stores.hub import HubSource
+from airfreight.commands.jobs import facts_of, mirrored, plan_of, resolved, tenure
+from airfreight.slices import parse_slice
+from airfreight.source import HubModel, parse_any_destination, parse_any_source, parse_artifact
 
 DEADLINE = 24 * 3600.0  # seconds for the whole; Airflow's own task time-out is usually shorter
 
@@ -44,13 +30,17 @@ SourceArgument = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="hf://owner/name@revision or owner/name, s3://bucket/prefix/, file:///directory/.",
+        help="hf://owner/name@revision or owner/name, s3://bucket/prefix/, file:///directory/, "
+        "oci://registry/repository@sha256:….",
     ),
 ]
 DestinationArgument = Annotated[
     str,
     typer.Argument(
-        metavar="DESTINATION", help="Root of a store: s3://bucket/root/ or file:///directory/.", show_default=False
+        metavar="DESTINATION",
+        help="Root of a store: s3://bucket/root/, file:///directory/, oci://registry/path/; or one repository: "
+        "oci://registry/repository:tag.",
+        show_default=False,
     ),
 ]
 AllowOption = Annotated[
@@ -75,12 +65,18 @@ DeadlineOption = Annotated[
 def resolve(
     source: SourceArgument,
     store: Annotated[
-        str | None,
-        typer.Option(help="Root of a store, s3://bucket/root/: also say where a copy goes, and whether it is there."),
+        list[str] | None,
+        typer.Option(
+            metavar="ROOT",
+            help="Root of a store: also say where a copy goes, and whether it is there; may be given again.",
+        ),
     ] = None,
     allow: AllowOption = None,
     ignore: IgnoreOption = None,
     allow_unsafe: UnsafeOption = None,
+    base: BaseOption = None,
+    ledger: LedgerOption = None,
+    plain_http: PlainHttpOption = False,
     deadline: DeadlineOption = DEADLINE,
     result: ResultOption = None,
 ) -> None:
@@ -91,18 +87,23 @@ def resolve(
     Example: airfreight resolve hf://acme/pong@main --store s3://llm-models/
     """
     origin = parse_any_source(source)
-    root = parse_any_destination(store) if store is not None else None
-    job = _resolved(origin, allow, ignore, allow_unsafe, deadline)
-    plan, sealed = _plan(job, root)
-    typer.echo(plan.table())
-    plan.check()
+    roots = [parse_any_destination(text) for text in store or ()]
+    registries = read_registries([origin, *roots], base, ledger, plain_http)
+    job = resolved(origin, allow, ignore, allow_unsafe, deadline, registries)
+    plans = [plan_of(job, root, registries) for root in roots] or [plan_of(job, None, registries)]
+    for plan, _ in plans:
+        typer.echo(plan.table())
+    for plan, _ in plans:
+        plan.check()
+    artifacts = [plan.artifact for plan, _ in plans if plan.artifact is not None]
     value = {
-        **_facts(job),
-        **plan.result(),
+        **facts_of(job),
+        **plans[0][0].result(),
         "revision": origin.revision if isinstance(origin, HubModel) else None,
         "repo_id": job.manifest.repo_id,
-        "artifact": plan.artifact,
-        "published": sealed and plan.reused_files == plan.files,
+        "artifact": artifacts[0] if artifacts else None,
+        "artifacts": artifacts,
+        "published": all(sealed and plan.reused_files == plan.files for plan, sealed in plans),
     }
     write_result(result, value)
 
@@ -122,10 +123,16 @@ def copy(
         bool, typer.Option("--dry-run", help="Only say what would be done for the whole, and what forbids it.")
     ] = False,
     allow_unsafe: UnsafeOption = None,
+    base: BaseOption = None,
+    ledger: LedgerOption = None,
+    plain_http: PlainHttpOption = False,
     deadline: DeadlineOption = DEADLINE,
     result: ResultOption = None,
 ) -> None:
     """Copy a model into a store, verified, to {root}{owner}/{name}/{version}/; what is there is not sent again.
+
+    In a registry it becomes an image, {root}{owner}/{name}:{version}. An image is copied unchanged to another registry,
+    its digest too, unless patterns or --base ask for a new one.
 
     Example: airfreight copy hf://acme/pong@main s3://llm-models/
     """
@@ -137,27 +144,35 @@ def copy(
     from airfreight.places import limits_of, open_store
     from airfreight.prechecks import check_publishable
 
-    job = _resolved(origin, allow, ignore, allow_unsafe, deadline)
+    registries = read_registries([origin, root], base, ledger, plain_http)
+    job = resolved(origin, allow, ignore, allow_unsafe, deadline, registries)
     if dry_run:
-        plan, _ = _plan(job, root)
+        plan, _ = plan_of(job, root, registries)
         typer.echo(plan.table())
-        write_result(result, {**_facts(job), **plan.result(), "artifact": plan.artifact})
+        write_result(result, {**facts_of(job), **plan.result(), "artifact": plan.artifact})
         plan.check()
         return
     manifest = job.manifest
     # Room on a volume is looked at by the store, which knows what of this model is there already.
     limits = replace(limits_of(root, manifest), free_bytes=None)
     typer.echo(f"{manifest.source}: {len(manifest.files)} files, {manifest.size / 1024**2:.1f} MiB")
+    mirror = open_mirror(job.origin, root, manifest, registries, job.narrow)
+    if mirror is not None:
+        check_publishable(manifest, job.rules, job.facts, limits)
+        write_result(result, mirrored(job, mirror, share))
+        return
+    announce(root, manifest, registries, in_slices=share is not None)
+    store = open_store(root, manifest, job.origin, tenure(), registries)
     copied = transfer.copy(
         job.model,
-        open_store(root, manifest, origin, _tenure()),
+        store,
         job.progress,
         job.patience,
-        share=share.of(manifest.files) if share is not None else None,
+        share=share.of_bundles(store.bundles(manifest.files)) if share is not None else None,
         check=lambda manifest: check_publishable(manifest, job.rules, job.facts, limits),
     )
     value = {
-        **_facts(job),
+        **facts_of(job),
         "artifact": copied.artifact,
         "moved_bytes": copied.moved_bytes,
         "reused_files": copied.reused_files,
@@ -165,6 +180,7 @@ def copy(
         "seconds": round(copied.seconds, 3),
         "slice": str(share) if share is not None else None,
         "sealed": share is None,
+        **image_facts(root, store),
     }
     write_result(result, value)
 
@@ -175,12 +191,15 @@ def seal(
     allow: AllowOption = None,
     ignore: IgnoreOption = None,
     allow_unsafe: UnsafeOption = None,
+    base: BaseOption = None,
+    ledger: LedgerOption = None,
+    plain_http: PlainHttpOption = False,
     deadline: DeadlineOption = DEADLINE,
     result: ResultOption = None,
 ) -> None:
     """End a copy in slices: check that every file is there with its digest recorded, then write airfreight.json.
 
-    Give source, patterns and reason as to `airfreight copy`. Moves no weights.
+    Give source, patterns, reason and base as to `airfreight copy`. Moves no weights.
 
     Example: airfreight seal hf://acme/pong@main s3://llm-models/
     """
@@ -191,19 +210,25 @@ def seal(
     from airfreight.places import open_store
     from airfreight.prechecks import check_publishable
 
-    job = _resolved(origin, allow, ignore, allow_unsafe, deadline)
+    registries = read_registries([origin, root], base, ledger, plain_http)
+    job = resolved(origin, allow, ignore, allow_unsafe, deadline, registries)
     check_publishable(job.manifest, job.rules, job.facts)
-    artifact = transfer.seal(job.manifest, open_store(root, job.manifest, origin, _tenure()), job.patience)
-    write_result(result, {**_facts(job), "artifact": artifact, "sealed": True})
+    announce(root, job.manifest, registries, in_slices=True)
+    store = open_store(root, job.manifest, job.origin, tenure(), registries)
+    artifact = transfer.seal(job.manifest, store, job.patience)
+    write_result(result, {**facts_of(job), "artifact": artifact, "sealed": True, **image_facts(root, store)})
 
 
 def verify(
     location: Annotated[
         str,
         typer.Argument(
-            metavar="LOCATION", help="One delivered version: s3://bucket/root/owner/name/version/ or file:///…/."
+            metavar="LOCATION",
+            help="One delivered version: s3://bucket/root/owner/name/version/, file:///…/ or "
+            "oci://registry/repository@sha256:….",
         ),
     ],
+    plain_http: PlainHttpOption = False,
     deadline: DeadlineOption = DEADLINE,
     result: ResultOption = None,
 ) -> None:
@@ -221,7 +246,8 @@ def verify(
     progress = Progress()
     patience = Patience(deadline=time.monotonic() + deadline, on_retry=progress.retried)
     started = time.monotonic()
-    found = verify_folder(open_folder(place), patience, progress)
+    folder = open_folder(place, read_registries([place], None, None, plain_http))
+    found = verify_folder(folder, patience, progress)
     for finding in found.findings:
         typer.echo(str(finding))
     value = {
@@ -248,91 +274,3 @@ def register(app: typer.Typer) -> None:
     app.command()(copy)
     app.command()(seal)
     app.command()(verify)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What every command knows once the source told its manifest."""
-
-    origin: Origin
-    model: HubSource | FolderSource
-    manifest: Manifest
-    facts: Facts
-    rules: Rules
-    patience: Patience
-    progress: Progress
-
-
-def _resolved(
-    origin: Origin, allow: list[str] | None, ignore: list[str] | None, allow_unsafe: str | None, deadline: float
-) -> _Job:
-    from airfreight.patterns import Patterns
-    from airfreight.places import open_source
-    from airfreight.prechecks import Rules
-    from airfreight.progress import Progress
-    from airfreight.retry import Patience
-
-    patterns = Patterns.of(allow or (), ignore or ())
-    rules = Rules.of(licence_deny(), allow_unsafe)
-    progress = Progress()
-    patience = Patience(deadline=time.monotonic() + deadline, on_retry=progress.retried)
-    reading = Progress(write=lambda text: typer.echo(f"reading {origin} for its identity: {text}"))
-    model = open_source(origin, patterns, patience, reading)
-    return _Job(origin, model, patience.call(model.manifest), patience.call(model.facts), rules, patience, progress)
-
-
-def _plan(job: _Job, root: Root | None) -> tuple[Plan, bool]:
-    """Return what a copy below `root` would do, and whether the place is sealed; without a root, of the source alone.
-
-    Raises:
-        RequestError: the place holds another manifest, or cannot be read.
-        TemporaryError: it cannot be read now.
-    """
-    from airfreight.places import limits_of, open_store
-    from airfreight.plan import make_plan
-    from airfreight.transfer import refuse_other
-
-    manifest, patience = job.manifest, job.patience
-    if root is None:
-        return make_plan(manifest, rules=job.rules, facts=job.facts), False
-    store = open_store(root, manifest, job.origin, _tenure())
-    sealed = patience.call(store.sealed)
-    refuse_other(store.artifact, sealed, manifest)
-    held = patience.call(lambda: store.held(manifest.files))
-    missing = [file for file in manifest.files if file.path not in held]
-    plan = make_plan(
-        manifest,
-        artifact=store.artifact,
-        held=held,
-        copied=patience.call(lambda: store.elsewhere(missing)) if missing else (),
-        rules=job.rules,
-        facts=job.facts,
-        limits=limits_of(root, manifest),
-        on_disk=isinstance(root, DirectoryRoot),
-    )
-    return plan, sealed is not None
-
-
-def _tenure() -> Tenure:
-    from airfreight.checkpoint import Tenure
-
-    owner = os.environ.get("AIRFREIGHT_OWNER", "").strip()
-    return Tenure(owner=owner) if owner else Tenure()
-
-
-def _facts(job: _Job) -> dict[str, object]:
-    """What all commands say of a model."""
-    from airfreight.prechecks import unsafe_files
-
-    manifest, unsafe = job.manifest, list(unsafe_files(job.manifest))
-    return {
-        "source": manifest.source,
-        "commit": manifest.commit,
-        "version": manifest.version,
-        "manifest_sha256": manifest.sha256,
-        "files": len(manifest.files),
-        "size_bytes": manifest.size,
-        "licences": None if job.facts.licences is None else list(job.facts.licences),
-        "unsafe_files": unsafe,
-        "allow_unsafe": job.rules.allow_unsafe if unsafe else None,
-    }

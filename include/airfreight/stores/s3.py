@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -30,12 +30,13 @@ from airfreight.checkpoint import Checkpoint, folder, name, parse
 from airfreight.environment import S3Settings
 from airfreight.errors import RequestError, TemporaryError
 from airfreight.leases import Leases, Tenure
-from airfreight.manifest import MANIFEST_NAME, RESERVED_DIRECTORY, Manifest, ManifestFile
+from airfreight.manifest import MANIFEST_NAME, Manifest, ManifestFile
 from airfreight.source import S3Root
 from airfreight.stores.s3_body import in_blocks
+from airfreight.stores.s3_bucket import CHECKSUM, CONNECTIONS, Bucket, Identity, identity, metadata
 from airfreight.stores.s3_errors import NOT_FOUND, Place, code_of, status_of
 from airfreight.stores.s3_shelf import S3Shelf
-from airfreight.stores.s3_uploads import CHECKSUM, Bucket, Multipart, Single, metadata
+from airfreight.stores.s3_uploads import Multipart, Single
 from airfreight.transfer import Upload, refuse_other
 
 if TYPE_CHECKING:
@@ -46,11 +47,8 @@ PART_SIZE = 16 * MIB  # two per file under way are in memory; three may be sent 
 PARTS_LIMIT = 10_000  # docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html, as the next two
 OBJECT_LIMIT = 5 * 1024 * 1024 * MIB
 KEY_LIMIT = 1024  # bytes of UTF-8
-COPY_PART = 1024 * MIB  # one request of a copy inside the store; it must end within the time-out of a request
-VERSIONS_LIMIT = 100  # of one model, that are looked at for files to copy
-CONNECTIONS = 16
-
-Identity = tuple[str, str, int]
+COPY_WHOLE = 1024 * MIB  # one request of a copy inside the store, which must end within the time-out of a request
+COPY_PART = 256 * MIB  # of a larger one; several go at once, which AWS does at several times the speed of one
 
 
 def part_size(size: int, least: int = PART_SIZE) -> int:
@@ -117,6 +115,7 @@ class S3Store:
         self._leases = Leases(str(place), self._shelf, tenure or Tenure())
         self._lock = threading.Lock()
         self._versions: dict[Identity, str] | None = None
+        self._etags: dict[str, str] = {}  # by key, of files that other versions have
 
     @property
     def artifact(self) -> str:
@@ -125,7 +124,7 @@ class S3Store:
 
     def sealed(self) -> Manifest | None:
         """See `Store.sealed`. One GET."""
-        data = self._manifest_at(self._prefix)
+        data = self._bucket.manifest_at(self._prefix)
         if data is None:
             return None
         try:
@@ -153,9 +152,10 @@ class S3Store:
     def elsewhere(self, files: Sequence[ManifestFile]) -> frozenset[str]:
         """See `Store.elsewhere`. Once a LIST and a GET of each other version's manifest; then a HEAD per file."""
         known = self._known_versions()
-        there = [file for file in files if _identity(file) in known]
+        there = [file for file in files if identity(file) in known]
         with ThreadPoolExecutor(max_workers=CONNECTIONS) as pool:
-            etags = list(pool.map(lambda file: self._bucket.etag_of(file, known[_identity(file)]), there))
+            etags = list(pool.map(lambda file: self._bucket.etag_of(file, known[identity(file)]), there))
+        self._etags = {known[identity(file)]: etag for file, etag in zip(there, etags, strict=True) if etag is not None}
         return frozenset(file.path for file, etag in zip(there, etags, strict=True) if etag is not None)
 
     def reuse(self, file: ManifestFile) -> bool:
@@ -163,11 +163,11 @@ class S3Store:
 
         The copied object's size and recorded digest are compared before, its ETag is the condition of the copy.
         """
-        key = self._known_versions().get(_identity(file))
-        etag = self._bucket.etag_of(file, key) if key is not None else None
+        key = self._known_versions().get(identity(file))
+        etag = self._etags.get(key) or self._bucket.etag_of(file, key) if key is not None else None
         if key is None or etag is None:
             return False
-        if file.size <= COPY_PART:
+        if file.size <= COPY_WHOLE:
             return self._copy_object(file, key, etag)
         upload = Multipart(
             self._bucket, file, self._leases.claim(file), part_size(file.size, COPY_PART), checksum=False
@@ -250,40 +250,12 @@ class S3Store:
         whole = self._bucket.etag_of(file) is not None
         return whole and bool(found.upload_id) and not self._bucket.uploads(self._prefix + file.path)
 
-    def _manifest_at(self, prefix: str) -> bytes | None:
-        with self._place.translated():
-            try:
-                answer = self._client.get_object(Bucket=self._container, Key=prefix + MANIFEST_NAME)
-                return answer["Body"].read()
-            except ClientError as error:
-                if code_of(error) in NOT_FOUND:
-                    return None
-                raise
-
     def _known_versions(self) -> dict[Identity, str]:
         """Return the keys of the files of all other sealed versions of this model, by content; read once."""
         with self._lock:
             if self._versions is None:
-                self._versions = dict(self._read_versions())
+                self._versions = dict(self._bucket.other_versions())
             return self._versions
-
-    def _read_versions(self) -> Iterator[tuple[Identity, str]]:
-        parent = self._prefix[: self._prefix.rstrip("/").rfind("/") + 1]
-        with self._place.translated():
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._container, Prefix=parent, Delimiter="/", PaginationConfig={"MaxItems": VERSIONS_LIMIT}
-            )
-            found = [entry["Prefix"] for page in pages for entry in page.get("CommonPrefixes", [])]
-        others = [prefix for prefix in found if prefix not in {self._prefix, f"{parent}{RESERVED_DIRECTORY}/"}]
-        with ThreadPoolExecutor(max_workers=CONNECTIONS) as pool:
-            manifests = list(pool.map(self._manifest_at, others))
-        for prefix, data in zip(others, manifests, strict=True):
-            try:
-                files = Manifest.from_json(data).files if data is not None else ()
-            except (ValueError, RequestError):
-                continue  # not a version of ours, or of a later airfreight: nothing to take from there
-            for file in files:
-                yield _identity(file), prefix + file.path
 
     def _copy_object(self, file: ManifestFile, key: str, etag: str) -> bool:
         with self._place.translated():
@@ -303,7 +275,3 @@ class S3Store:
         if self._bucket.etag_of(file) is None:
             raise TemporaryError(f"{self.artifact}{file.path} is not what was copied there: run this again.")
         return True
-
-
-def _identity(file: ManifestFile) -> Identity:
-    return (file.digest_name, file.digest, file.size)

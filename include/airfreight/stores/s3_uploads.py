@@ -18,8 +18,8 @@ import base64
 import contextlib
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
 
 from awscrt import checksums
 from botocore.exceptions import BotoCoreError, ClientError
@@ -30,72 +30,13 @@ from airfreight.leases import Claim
 from airfreight.manifest import ManifestFile
 from airfreight.retry import LostError
 from airfreight.stores.s3_body import body_of
-from airfreight.stores.s3_errors import NOT_FOUND, Place, code_of, status_of
+from airfreight.stores.s3_bucket import CHECKSUM, Bucket, metadata
+from airfreight.stores.s3_errors import NOT_FOUND, code_of, status_of
 
 if TYPE_CHECKING:
-    from mypy_boto3_s3.client import S3Client
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
-CHECKSUM: Final = "CRC64NVME"
 PARALLEL = 3  # parts of one file at once
-
-
-def metadata(file: ManifestFile) -> dict[str, str]:
-    """Return the identity of a file's content as object metadata: `sha256` or `git-blob-id`."""
-    return {file.digest_name.replace("_", "-"): file.digest}
-
-
-@dataclass(frozen=True)
-class Bucket:
-    """Where the objects of one artifact go. All methods raise as `Place.translated` says."""
-
-    client: S3Client
-    place: Place
-    prefix: str
-
-    def address(self, file: ManifestFile) -> Any:
-        """Return bucket and key of a file, as keyword arguments."""
-        return {"Bucket": self.place.root.bucket, "Key": self.prefix + file.path}
-
-    def etag_of(self, file: ManifestFile, key: str | None = None) -> str | None:
-        """Return the ETag of the object that holds exactly this file, by size and recorded digest, or None."""
-        address = self.address(file) if key is None else {**self.address(file), "Key": key}
-        with self.place.translated():
-            try:
-                answer = self.client.head_object(**address)
-            except ClientError as error:
-                if code_of(error) in NOT_FOUND:
-                    return None
-                raise
-        good = answer["ContentLength"] == file.size and metadata(file).items() <= answer["Metadata"].items()
-        return answer["ETag"] if good else None
-
-    def uploads(self, key: str) -> list[str]:
-        """Return the ids of all unfinished uploads of exactly this key.
-
-        The exact key is the prefix asked for: MinIO finds none by directory (seen with 2025 releases).
-        """
-        with self.place.translated():
-            pages = self.client.get_paginator("list_multipart_uploads").paginate(
-                Bucket=self.place.root.bucket, Prefix=key
-            )
-            found = [entry for page in pages for entry in page.get("Uploads", [])]
-        return [entry["UploadId"] for entry in found if entry["Key"] == key]
-
-    def abort_others(self, key: str, kept: str = "") -> None:
-        """Abort all uploads of exactly this key but one; only for whoever holds its lease."""
-        for upload_id in self.uploads(key):
-            if upload_id != kept:
-                self._abort({"Bucket": self.place.root.bucket, "Key": key}, upload_id)
-
-    def _abort(self, address: Any, upload_id: str) -> None:
-        """Abort one upload; it may be gone already."""
-        with self.place.translated():
-            try:
-                self.client.abort_multipart_upload(**address, UploadId=upload_id)
-            except ClientError as error:
-                if code_of(error) != "NoSuchUpload":
-                    raise
 
 
 class Single:
@@ -184,26 +125,33 @@ class Multipart:
                     del self._sent[number]
 
     def copy_from(self, key: str, etag: str) -> bool:
-        """Take all parts from another object of the bucket; False if that is not, or no more, what the ETag names."""
-        source: Any = {"Bucket": self._address["Bucket"], "Key": key}
-        for start in range(0, self._file.size, self.part_size):
+        """Take all parts from another object of the bucket, several at once; False if that is not, or no more, what the
+        ETag names.
+        """
+
+        def take(start: int) -> Part | None:
             end = min(start + self.part_size, self._file.size)
-            before = self._claim.checkpoint
             with self._bucket.place.translated():
                 try:
                     answer = self._bucket.client.upload_part_copy(
                         **self._upload,
-                        PartNumber=len(before.parts) + 1,
-                        CopySource=source,
+                        PartNumber=start // self.part_size + 1,
+                        CopySource={"Bucket": self._address["Bucket"], "Key": key},
                         CopySourceIfMatch=etag,
                         CopySourceRange=f"bytes={start}-{end - 1}",
                     )
                 except ClientError as error:
                     if status_of(error) != 412 and code_of(error) not in NOT_FOUND:
                         raise
-                    return False
-            copied = Part(answer["CopyPartResult"]["ETag"], end - start, "")
-            self._claim.record(parts=(*before.parts, copied))
+                    return None
+            return Part(answer["CopyPartResult"]["ETag"], end - start, "")
+
+        with ThreadPoolExecutor(PARALLEL, thread_name_prefix="airfreight-copy-part") as pool:
+            taken = list(pool.map(take, range(0, self._file.size, self.part_size)))
+        parts = tuple(part for part in taken if part is not None)
+        if len(parts) < len(taken):
+            return False
+        self._claim.record(parts=parts)
         return True
 
     def commit(self) -> None:

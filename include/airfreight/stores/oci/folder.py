@@ -1,0 +1,314 @@
+"""An image as a source: what lies in its /models, whoever built it.
+
+    GET manifests/{tag or digest}       the image manifest; of an index, that of linux/amd64, else the first real one
+    GET blobs/{last layer}  Range:      models/airfreight.json, where Airfreight built it: then the manifest says it all
+    GET blobs/{layer}       Range:      headers of archives, then files, see `layer_reader`
+
+An image that is not ours has no airfreight.json. Its layers are then read in whole, once: so they are verified by their
+digests, and the files in them are hashed in the same pass, which is their identity (`digests`).
+
+The files are those that a container would see: a later layer hides files of earlier ones, and takes them out by
+whiteouts (`.wh.name`, `.wh..wh..opq`: opencontainers/image-spec, layer.md). Links to files of the same directory are
+followed; others are named as what cannot be read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import posixpath
+import threading
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from airfreight.environment import RegistrySettings
+from airfreight.errors import IntegrityError, RequestError
+from airfreight.manifest import MANIFEST_NAME, Manifest
+from airfreight.reading import Entry, is_reserved
+from airfreight.stores.oci.layer_reader import Layer, LayerReader
+from airfreight.stores.oci.reference import OciImage, is_digest
+from airfreight.stores.oci.registry import Document, Repository
+from airfreight.stores.oci.tar_scan import Kind, Member
+
+TOP = "models"  # KServe's modelcar and oci+native both serve this directory of an image
+MANIFEST_LIMIT = 256 * 1024 * 1024  # bytes; 100,000 files take about 20 MB
+MANIFEST_SHA256 = "airfreight.dev/manifest-sha256"
+WHITEOUT, OPAQUE = ".wh.", ".wh..wh..opq"
+LINKS_LIMIT = 40  # as Linux has it
+PREFERRED = ("linux", "amd64")
+
+
+@dataclass(frozen=True)
+class _Found:
+    """A thing in an image, and the layer it lies in."""
+
+    member: Member
+    layer: LayerReader
+
+
+class OciFolder:
+    """The files below /models of one image (a `Folder`).
+
+    Args:
+        image: by tag or digest; a tag is resolved once.
+        settings: logins, and which registries are spoken plain http with.
+        repository: to use instead of one of its own, over its connections.
+    """
+
+    def __init__(self, image: OciImage, settings: RegistrySettings, repository: Repository | None = None) -> None:
+        self._asked = image
+        self._repository = repository or Repository(image, settings)
+        self._lock = threading.RLock()
+        self._digest: str | None = None
+        self._image: dict[str, Any] | None = None
+        self._layers: list[LayerReader] | None = None
+        self._tree: dict[str, _Found] | None = None
+
+    @property
+    def root(self) -> OciImage:
+        """`oci://registry/repository@sha256:…` once it was resolved; until then as it was asked for."""
+        return self._asked if self._digest is None else self._asked.at(self._digest)
+
+    def recorded(self) -> Manifest | None:
+        """See `Folder.recorded`. Reads the last layer, which is small in an image of ours."""
+        data = self._recorded_bytes()
+        if data is None:
+            return None
+        try:
+            return Manifest.from_json(data)
+        except ValueError as error:
+            raise RequestError(
+                f"{self.root} holds an {MANIFEST_NAME} that is not a manifest of airfreight ({error}): build the image "
+                "again, or give another address."
+            ) from error
+
+    def listing(self) -> Mapping[str, Entry]:
+        """See `Folder.listing`. Reads the headers of all layers; of an image that is not ours, all bytes, once.
+
+        Raises:
+            RequestError, IntegrityError, TemporaryError: as `LayerReader.members`.
+        """
+        tree = self._merged()
+        found: dict[str, Entry] = {}
+        for path, thing in tree.items():
+            relative = path.removeprefix(f"{TOP}/")
+            if relative == path or is_reserved(relative) or thing.member.kind is Kind.DIRECTORY:
+                continue
+            target, problem = _target(tree, path)
+            found[relative] = Entry(0, problem) if target is None else Entry(target.member.size)
+        return found
+
+    def digests(self) -> Mapping[str, str]:
+        """Return the sha256, in hex, of files whose whole layer was read and verified, by relative path."""
+        tree = self._merged()
+        found = {}
+        for path in tree:
+            target, _ = _target(tree, path)
+            if path.startswith(f"{TOP}/") and target is not None and target.member.sha256 is not None:
+                found[path.removeprefix(f"{TOP}/")] = target.member.sha256
+        return found
+
+    def read(self, path: str, size: int, offset: int = 0) -> Generator[bytes, None, None]:
+        """See `Folder.read`. A ranged GET, where the layer is a plain tar."""
+        target, problem = self._find(path)
+        if target is None:
+            raise RequestError(
+                f"{self.root} holds {path}, which {problem}: put the file itself there, or build the image again."
+                if problem
+                else f"{self.root} holds no {path}: build the image again, or give another address."
+            )
+        if target.member.size != size:
+            raise IntegrityError(
+                f"{path} of {self.root} has {target.member.size} bytes where {size} were expected; nothing was "
+                "published: the image was not built from what it says; build it again."
+            )
+        with closing(target.layer.read(target.member, offset)) as chunks:
+            yield from chunks
+
+    def _recorded_bytes(self) -> bytes | None:
+        image = self._manifest()
+        named = (image.get("annotations") or {}).get(MANIFEST_SHA256)
+        ours = self._readers(whole=False)[-1:] if named else []
+        members = [(member, layer) for layer in ours for member in layer.members()]
+        found = [(member, layer) for member, layer in members if member.path == f"{TOP}/{MANIFEST_NAME}"]
+        if not found and named:
+            raise RequestError(
+                f"{self.root} says that it was built by airfreight and has no {MANIFEST_NAME} in its last layer: "
+                "somebody changed it; build the image again."
+            )
+        if not found:
+            target, _ = _target(self._merged(), f"{TOP}/{MANIFEST_NAME}")
+            found = [] if target is None else [(target.member, target.layer)]
+        if not found:
+            return None
+        member, layer = found[-1]
+        return self._small(member, layer, named)
+
+    def _small(self, member: Member, layer: LayerReader, sha256: str | None) -> bytes:
+        if member.size > MANIFEST_LIMIT:
+            raise RequestError(
+                f"{self.root} holds an {MANIFEST_NAME} of {member.size} bytes, which is none of airfreight: give "
+                "another address."
+            )
+        with closing(layer.read(member, 0)) as chunks:
+            data = b"".join(chunks)
+        found = hashlib.sha256(data).hexdigest()
+        if sha256 is not None and found != sha256:
+            raise IntegrityError(
+                f"{self.root} holds an {MANIFEST_NAME} with sha256 {found}, its annotation says {sha256}; nothing was "
+                "published: the registry is damaged, or the image was changed; build it again."
+            )
+        return data
+
+    def _find(self, path: str) -> tuple[_Found | None, str]:
+        """Return the file behind a path, without reading more layers than need be."""
+        with self._lock:
+            for layer in self._readers() if self._tree is None and self._is_ours() else []:
+                if layer.layer.annotations.get("org.opencontainers.image.title") == path:
+                    for member in layer.members():
+                        if member.path == f"{TOP}/{path}" and member.kind is Kind.FILE:
+                            return _Found(member, layer), ""
+        return _target(self._merged(), f"{TOP}/{path}")
+
+    def _is_ours(self) -> bool:
+        return MANIFEST_SHA256 in (self._manifest().get("annotations") or {})
+
+    def _manifest(self) -> dict[str, Any]:
+        """Return the image manifest, of one platform."""
+        with self._lock:
+            if self._image is not None:
+                return self._image
+            reference = self._digest or self._asked.reference or "latest"
+            document = self._repository.document(reference)
+            self._digest = document.digest
+            if document.is_index:
+                document = self._repository.document(_preferred(self.root, _parsed(self.root, document)))
+            image = _parsed(self.root, document)
+            if not isinstance(image.get("layers"), list):
+                raise RequestError(f"{self.root} is an image manifest without layers: build the image again.")
+            self._image = image
+            return image
+
+    def _readers(self, whole: bool | None = None) -> list[LayerReader]:
+        with self._lock:
+            if self._layers is None:
+                whole = not self._is_ours() if whole is None else whole
+                self._layers = [
+                    LayerReader(self._repository, layer, whole) for layer in _layers(self.root, self._manifest())
+                ]
+            return self._layers
+
+    def _merged(self) -> dict[str, _Found]:
+        """Return what a container would see, by path."""
+        with self._lock:
+            if self._tree is None:
+                tree: dict[str, _Found] = {}
+                for layer in self._readers():
+                    _apply(tree, layer)
+                if not any(path == TOP or path.startswith(f"{TOP}/") for path in tree):
+                    raise RequestError(
+                        f"{self.root} holds no /{TOP}, where KServe looks for a model: name the image of a model."
+                    )
+                self._tree = tree
+            return self._tree
+
+
+def _apply(tree: dict[str, _Found], layer: LayerReader) -> None:
+    """Lay one layer over those below it."""
+    members = layer.members()
+    for member in members:
+        directory, _, name = member.path.rpartition("/")
+        if name == OPAQUE:
+            _remove(tree, directory, itself=False)
+        elif name.startswith(WHITEOUT):
+            _remove(tree, posixpath.join(directory, name.removeprefix(WHITEOUT)))
+    directories = _directories(tree)
+    for member in members:
+        if member.path.rpartition("/")[2].startswith(WHITEOUT) or not member.path:
+            continue
+        if member.kind is not Kind.DIRECTORY and member.path in directories:
+            _remove(tree, member.path)
+        tree[member.path] = _Found(member, layer)
+
+
+def _remove(tree: dict[str, _Found], path: str, itself: bool = True) -> None:
+    below = f"{path}/" if path else ""
+    for other in [other for other in tree if other.startswith(below) or (itself and other == path)]:
+        del tree[other]
+
+
+def _directories(tree: Mapping[str, _Found]) -> set[str]:
+    """Return all directories, also those that only the paths in them tell of."""
+    found = {path for path, thing in tree.items() if thing.member.kind is Kind.DIRECTORY}
+    for path in tree:
+        directory = posixpath.dirname(path)
+        while directory and directory not in found:
+            found.add(directory)
+            directory = posixpath.dirname(directory)
+    return found
+
+
+def _target(tree: Mapping[str, _Found], path: str) -> tuple[_Found | None, str]:
+    """Return the file that a path leads to; else None, and why, to follow the path in a sentence."""
+    for _ in range(LINKS_LIMIT):
+        thing = tree.get(path)
+        if thing is None:
+            return None, "" if _ == 0 else "is a link to nothing"
+        kind = thing.member.kind
+        if kind is Kind.FILE:
+            return thing, ""
+        if kind is Kind.HARDLINK:
+            path = _inside(thing.member.target)
+        elif kind is Kind.SYMLINK:
+            path = _inside(posixpath.join("/", posixpath.dirname(path), thing.member.target))
+        else:
+            return None, "is a link to a directory" if kind is Kind.DIRECTORY else "is no regular file"
+        if not path.startswith(f"{TOP}/"):
+            return None, f"is a link that leads out of /{TOP}"
+    return None, "is a link to itself"
+
+
+def _inside(path: str) -> str:
+    return posixpath.normpath(posixpath.join("/", path)).lstrip("/")
+
+
+def _parsed(root: OciImage, document: Document) -> dict[str, Any]:
+    try:
+        value = json.loads(document.data)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise RequestError(f"{root} is no image manifest, but something else: build the image again.")
+    return value
+
+
+def _preferred(root: OciImage, index: Mapping[str, Any]) -> str:
+    """Choose an image of an index: weights are the same on every platform."""
+    images = [
+        (platform.get("os"), platform.get("architecture"), entry.get("digest"))
+        for entry in index.get("manifests") or []
+        if isinstance(entry, dict) and isinstance(platform := entry.get("platform") or {}, dict)
+    ]
+    real = [(system, machine, digest) for system, machine, digest in images if system != "unknown"]
+    chosen = [digest for *platform, digest in real if tuple(platform) == PREFERRED] or [digest for *_, digest in real]
+    if not chosen or not is_digest(str(chosen[0])):
+        raise RequestError(f"{root} is an index without an image: build the image again.")
+    return str(chosen[0])
+
+
+def _layers(root: OciImage, image: Mapping[str, Any]) -> Iterator[Layer]:
+    for entry in image["layers"]:
+        try:
+            layer = Layer(
+                str(entry["mediaType"]), str(entry["digest"]), int(entry["size"]), entry.get("annotations") or {}
+            )
+        except (KeyError, TypeError, ValueError, AttributeError):
+            raise RequestError(f"{root} has a layer that is not described as one: build the image again.") from None
+        if not layer.is_archive or not is_digest(layer.digest):
+            raise RequestError(
+                f"{root} has a layer of the kind {layer.media_type}, which holds no files: name the image of a model, "
+                "as container tools build it."
+            )
+        yield layer
