@@ -38,8 +38,14 @@ FINAL_STATES = frozenset({"success", "failed"})
 FAILURE_KEY = "failure"
 """XCom key under which our operators leave the error of a failed try: exit_code, kind, message."""
 
-# Model start and bytes moved are the run's work; what remains of its wall time is Airflow's own share.
-_WORK = {"upload_to_s3": "seconds", "wait_until_ready": "seconds"}
+# Model start and bytes moved are the run's work; what remains of its wall time is Airflow's own share. One line per
+# stage: its tasks run side by side, so the slowest counts. Each leaves its seconds as result `seconds`.
+_WORK = (
+    ("download",),
+    ("upload_slices", "build_slices", "upload_from_volume", "build_from_volume", "build_with_buildah"),
+    ("upload_to_s3", "build_modelcar"),
+    ("wait_until_ready",),
+)
 _KINDS: dict[int, type[AirfreightError]] = {
     kind.exit_code: kind for kind in (RequestError, IntegrityError, GateError, TemporaryError)
 }
@@ -54,7 +60,7 @@ class TaskChange:
     """A task went from one state to another.
 
     Args:
-        task_id: of the task.
+        task_id: of the task; of one of several pods with its number, `upload_slices[2]`.
         state: its new state in Airflow's words; None: not scheduled yet.
         seconds: time since its try began, or its whole duration once it is over; None before it began.
         try_number: 1 is the first.
@@ -68,7 +74,7 @@ class TaskChange:
 
 @dataclass(frozen=True)
 class TaskRow:
-    """One task of a run that is over or under way; `seconds` covers its last try."""
+    """One task of a run that is over or under way, named as in `TaskChange`; `seconds` covers its last try."""
 
     task_id: str
     state: str | None
@@ -240,7 +246,7 @@ class AirflowApi:
         }
         found = {task_id: result for task_id, result in results.items() if isinstance(result, dict)}
         seconds = _seconds_between(run.get("start_date") or run.get("queued_at"), run.get("end_date"))
-        work = sum(float(found.get(task_id, {}).get(key) or 0.0) for task_id, key in _WORK.items())
+        work = sum(max((_worked(found, task_id) for task_id in stage), default=0.0) for stage in _WORK)
         failed = next((task for task in tasks if task.state == "failed"), None)
         return RunSummary(
             dag_id=dag_id,
@@ -266,7 +272,9 @@ class AirflowApi:
         return self._xcom(dag_id, run_id, task_id, "return_value")
 
     def _xcom(self, dag_id: str, run_id: str, task_id: str, key: str) -> Any:
-        path = f"{_run_path(dag_id, run_id)}/taskInstances/{quote(task_id, safe='')}/xcomEntries/{key}"
+        name, map_index = _split(task_id)
+        path = f"{_run_path(dag_id, run_id)}/taskInstances/{quote(name, safe='')}/xcomEntries/{key}"
+        path += f"?map_index={map_index}" if map_index >= 0 else ""
         try:
             value = self._get(path)["value"]
         except _NotFoundError:
@@ -287,9 +295,10 @@ class AirflowApi:
 
     def _last_error(self, dag_id: str, run_id: str, task: TaskRow) -> str:
         """The last error in the log of the last try, for a task that ended without an error of ours."""
-        path = f"{_run_path(dag_id, run_id)}/taskInstances/{quote(task.task_id, safe='')}/logs/{task.try_number}"
+        name, map_index = _split(task.task_id)
+        path = f"{_run_path(dag_id, run_id)}/taskInstances/{quote(name, safe='')}/logs/{task.try_number}"
         try:
-            lines = self._get(f"{path}?full_content=true").get("content") or []
+            lines = self._get(f"{path}?full_content=true&map_index={map_index}").get("content") or []
         except (_NotFoundError, TemporaryError):
             lines = []
         for line in reversed(lines):
@@ -375,11 +384,25 @@ def _change(row: Mapping[str, Any]) -> TaskChange:
     seconds = row.get("duration")
     if seconds is None and row.get("start_date"):
         seconds = _seconds_between(row["start_date"], row.get("end_date"))
+    map_index = int(row.get("map_index", -1))
     return TaskChange(
-        task_id=str(row["task_id"]),
+        task_id=f"{row['task_id']}[{map_index}]" if map_index >= 0 else str(row["task_id"]),
         state=row.get("state"),
         seconds=None if seconds is None else round(float(seconds), 1),
         try_number=int(row.get("try_number") or 0),
+    )
+
+
+def _split(task_id: str) -> tuple[str, int]:
+    """The name and number of a task as `TaskChange` has it; the number of one that is not mapped is -1."""
+    name, bracket, number = task_id.removesuffix("]").partition("[")
+    return name, int(number) if bracket else -1
+
+
+def _worked(results: Mapping[str, Mapping[str, Any]], task_id: str) -> float:
+    """Seconds of work of a task; of one in several pods those of the slowest."""
+    return max(
+        (float(found.get("seconds") or 0) for key, found in results.items() if _split(key)[0] == task_id), default=0
     )
 
 

@@ -4,7 +4,9 @@
       - name: pong                  # of the InferenceService
         source: hf://acme/pong      # where it comes from
         revision: main              # a branch, a tag or a commit
-        destination: s3             # how it is published
+        destination: s3             # how it is published: s3, oci or both
+        builder: stream             # who makes the image: stream or buildah
+        delivery: oci+native        # how its pod gets it: s3, oci or oci+native; absent: what the cluster can do best
         allow_patterns: ["*.json", "*.safetensors"]    # only these files; absent: all
         ignore_patterns: [original/]                   # and of those, not these
         serving:                    # the fields of the trigger form's "Serving" section
@@ -42,7 +44,13 @@ class CatalogModel(BaseModel):
     name: str = Field(description="Name of the InferenceService.", examples=["pong"])
     source: str = Field(description="Where the model comes from.", examples=["hf://acme/pong"])
     revision: str = Field(default=DEFAULT_REVISION, description="A branch, a tag or a commit of the source.")
-    destination: Literal["s3"] = Field(default="s3", description="How the model is published.")
+    destination: Literal["s3", "oci", "both"] = Field(
+        default="s3", description="How the model is published: in a bucket, as an image, or both."
+    )
+    builder: Literal["stream", "buildah"] = Field(default="stream", description="Who makes the image.")
+    delivery: Literal["s3", "oci", "oci+native"] | None = Field(
+        default=None, description="How its pod gets the model; absent: what the cluster can do best."
+    )
     allow_patterns: list[str] = Field(
         default_factory=list, description="Wildcards of the files to take; none: all.", examples=[["*.safetensors"]]
     )
@@ -85,6 +93,18 @@ class CatalogModel(BaseModel):
             parse_source(f"{self.source}@{self.revision}")
         except RequestError as error:
             raise ValueError(error.message) from None
+        return self
+
+    @model_validator(mode="after")
+    def _published_as_it_is_delivered(self) -> CatalogModel:
+        if self.builder == "buildah" and self.destination == "s3":
+            raise ValueError("builder: buildah makes an image, and destination is s3; write oci or both there.")
+        if self.delivery in ("oci", "oci+native") and self.destination == "s3":
+            raise ValueError(
+                f"delivery: {self.delivery} needs an image, and destination is s3; write oci or both there."
+            )
+        if self.delivery == "s3" and self.destination == "oci":
+            raise ValueError("delivery: s3 needs the bucket, and destination is oci; write s3 or both there.")
         return self
 
     @property

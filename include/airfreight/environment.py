@@ -17,6 +17,7 @@ import os
 import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -142,9 +143,9 @@ class RegistrySettings:
                     f"AIRFREIGHT_PLAIN_HTTP names {word!r}, which is no registry: give hosts, with their ports, and "
                     "commas between them, as in 10.0.0.5:5000."
                 )
-        directory = values.get("DOCKER_CONFIG", "").strip() or os.path.join(values.get("HOME") or "~", ".docker")
-        login_file = os.path.join(os.path.expanduser(directory), "config.json")
-        return cls(login_file, frozenset({*named, *(registry.lower() for registry in plain_http)}))
+        home = values.get("HOME") or "~"
+        directory = Path(values.get("DOCKER_CONFIG", "").strip() or f"{home}/.docker").expanduser()
+        return cls(str(directory / "config.json"), frozenset({*named, *(registry.lower() for registry in plain_http)}))
 
 
 def _check_bundle(name: str, path: str) -> None:

@@ -175,8 +175,8 @@ class Store(Protocol):
         ...
 
     def begin(self, file: ManifestFile) -> Upload:
-        """Start to take one file, or go on where a dead run, or one that let go, stopped. Takes the lease, for the whole
-        bundle at its first file.
+        """Start to take one file, or go on where a dead run, or one that let go, stopped. Takes the lease, for the
+        whole bundle at its first file.
 
         Nothing of the file is visible before `commit`. The files of a bundle come in its order, each after the commit
         of the one before. A file whose bytes were all written before has `offset` at its size and its digest as

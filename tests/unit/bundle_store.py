@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from airfreight.checkpoint import Part
-from airfreight.leases import Claim, Tenure
 from airfreight.errors import AirfreightError
+from airfreight.leases import Claim, Tenure
 from airfreight.manifest import ManifestFile
 from airfreight.retry import LostError
 from tests.unit.memory_store import MemoryStore

@@ -6,8 +6,8 @@ from collections.abc import Generator
 
 import pytest
 
-from airfreight.leases import Tenure
 from airfreight.errors import IntegrityError, RequestError, TemporaryError
+from airfreight.leases import Tenure
 from airfreight.manifest import ManifestFile
 from airfreight.progress import Progress
 from airfreight.retry import HeldError, LostError, Patience

@@ -10,11 +10,13 @@ import pytest
 
 from airfreight.errors import IntegrityError, RequestError
 from airfreight.leases import Tenure
+from airfreight.manifest import ManifestFile
 from airfreight.stores.oci.image import PlacedLayer, assemble
 from airfreight.stores.oci.layers import manifest_layer, plan
 from airfreight.stores.oci.records import Ledger, MemoryShelf
 from airfreight.stores.oci.registry import OCI_MANIFEST, Repository
 from airfreight.stores.oci.store import OciStore
+from airfreight.stores.oci.uploads import part_size_for
 from airfreight.transfer import Store, copy, seal
 from tests.standins.registry import Fault, Registry
 from tests.unit.memory_store import MemorySource, describe
@@ -385,3 +387,10 @@ def test_the_first_try_to_write_says_what_is_refused() -> None:
     with Registry(auth="basic", accounts={"ann": "secret"}) as registry, pytest.raises(RequestError) as caught:
         carry(Yard(registry))
     assert "login" in caught.value.message
+
+
+@pytest.mark.parametrize(("weights", "mebibytes"), [(1, 64), (2, 32), (3, 16), (4, 16), (9, 16)])
+def test_the_fewer_large_layers_there_are_the_larger_are_their_parts(weights: int, mebibytes: int) -> None:
+    files = [ManifestFile(f"{n}.safetensors", 2**30, sha256=f"{n:064x}") for n in range(weights)]
+    small = ManifestFile("config.json", 600, git_blob_id="0" * 40)
+    assert part_size_for(plan([*files, small])) == mebibytes * 2**20

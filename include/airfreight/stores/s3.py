@@ -114,6 +114,7 @@ class S3Store:
         self._shelf = S3Shelf(self._client, self._place, top + folder(str(place)))
         self._leases = Leases(str(place), self._shelf, tenure or Tenure())
         self._lock = threading.Lock()
+        self._sealed: Manifest | None = None
         self._versions: dict[Identity, str] | None = None
         self._etags: dict[str, str] = {}  # by key, of files that other versions have
 
@@ -128,7 +129,8 @@ class S3Store:
         if data is None:
             return None
         try:
-            return Manifest.from_json(data)
+            self._sealed = Manifest.from_json(data)
+            return self._sealed
         except ValueError as error:
             raise RequestError(
                 f"{self.artifact}{MANIFEST_NAME} is not a manifest of airfreight ({error}): "
@@ -140,14 +142,27 @@ class S3Store:
         return [(file,) for file in files]
 
     def held(self, files: Sequence[ManifestFile]) -> frozenset[str]:
-        """See `Store.held`. One LIST per 1,000 objects, then a HEAD for each file that is there at its right size."""
+        """See `Store.held`. One LIST per 1,000 objects, then a HEAD for each file that is there at its right size; none
+        for what was not written since the version was sealed, for then all of it was right.
+        """
         with self._place.translated():
             pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._container, Prefix=self._prefix)
-            sizes = {entry["Key"]: entry["Size"] for page in pages for entry in page.get("Contents", [])}
-        there = [file for file in files if sizes.get(self._prefix + file.path) == file.size]
+            entries = {entry["Key"]: entry for page in pages for entry in page.get("Contents", [])}
+        keys = {file: self._prefix + file.path for file in files}
+        there = {file for file in files if keys[file] in entries and entries[keys[file]]["Size"] == file.size}
+        seal = entries.get(self._prefix + MANIFEST_NAME)
+        sealed = {} if self._sealed is None or seal is None else {file.path: file for file in self._sealed.files}
+        sure = {
+            file
+            for file in there
+            # Earlier than the seal, not as early: some stores tell whole seconds.
+            if seal and sealed.get(file.path) == file and entries[keys[file]]["LastModified"] < seal["LastModified"]
+        }
+        asked = sorted(there - sure, key=lambda file: file.path)
         with ThreadPoolExecutor(max_workers=CONNECTIONS) as pool:
-            etags = list(pool.map(self._bucket.etag_of, there))
-        return frozenset(file.path for file, etag in zip(there, etags, strict=True) if etag is not None)
+            etags = list(pool.map(self._bucket.etag_of, asked))
+        good = {file for file, etag in zip(asked, etags, strict=True) if etag is not None}
+        return frozenset(file.path for file in sure | good)
 
     def elsewhere(self, files: Sequence[ManifestFile]) -> frozenset[str]:
         """See `Store.elsewhere`. Once a LIST and a GET of each other version's manifest; then a HEAD per file."""

@@ -34,7 +34,7 @@ from airfreight.stores.oci.records import EarlierImages, Ledger, Note
 from airfreight.stores.oci.reference import OciImage
 from airfreight.stores.oci.registry import Repository
 from airfreight.stores.oci.sealed_image import read_sealed
-from airfreight.stores.oci.uploads import PART_SIZE, SMALL, LayerUpload, subject
+from airfreight.stores.oci.uploads import SMALL, LayerUpload, part_size_for, subject
 from airfreight.transfer import refuse_other
 
 CONNECTIONS = 8
@@ -55,7 +55,7 @@ class OciStore:
         base: what the image is built on; None: nothing, and it holds /models alone.
         ledger: where checkpoints and notes lie; by default in the memory of this process.
         tenure: who holds leases, and for how long.
-        part_size: bytes of a part; a multiple of 64.
+        part_size: bytes of a part; a multiple of 64. By default what `part_size_for` says.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class OciStore:
         base: BaseSource | None = None,
         ledger: Ledger | None = None,
         tenure: Tenure | None = None,
-        part_size: int = PART_SIZE,
+        part_size: int | None = None,
     ) -> None:
         self._place = place
         self._tag = place.tag or manifest.version
@@ -78,7 +78,7 @@ class OciStore:
         self._shelf = self._ledger.checkpoints(str(place))
         self._leases = Leases(str(place), self._shelf, tenure or Tenure())
         self._earlier = EarlierImages(repository)
-        self._part_size = part_size
+        self._part_size = part_size or part_size_for(set(self._layers.values()))
         self._lock = threading.Lock()
         self._notes: dict[str, Note] = {}  # of layers that are in this repository, by key
         self._open: dict[str, LayerUpload] = {}

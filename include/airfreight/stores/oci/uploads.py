@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -45,6 +45,7 @@ from airfreight.stores.oci.registry import Repository
 
 MIB = 1024 * 1024
 PART_SIZE = 16 * MIB  # two per layer under way are in memory, and one may be sent again after a kill
+LAYERS_AT_ONCE = 4  # for which that size is meant; where fewer layers are large, their parts are larger
 SMALL = 4 * MIB  # bytes of an archive that is kept in memory and sent whole
 WRITE_EVERY = 0.5  # seconds between two checkpoints of a layer; what was sent since is only read again after a kill
 _ANY_FILE = ManifestFile("layer.tar", 0, sha256="0" * 64)  # its digest is what is to be found out
@@ -54,6 +55,16 @@ _HASHERS = ThreadPoolExecutor(16, thread_name_prefix="airfreight-hash")  # threa
 Buffer = bytes | bytearray | memoryview
 Placed = Callable[[Layer, str], object]
 Look = Callable[[Layer], str | None]
+
+
+def part_size_for(layers: Iterable[Layer]) -> int:
+    """Return the bytes of a part: the fewer layers can be under way at once, the more each, in the same memory.
+
+    A registry may sync its disk after every request (distribution 2.8 does: 16 MiB parts cost it 1.6 times the wall of
+    64 MiB ones for one stream of 256 MiB, and nothing where several streams overlap).
+    """
+    large = sum(layer.size > PART_SIZE for layer in layers)
+    return PART_SIZE * max(1, LAYERS_AT_ONCE // max(1, large))
 
 
 def subject(layer: Layer) -> ManifestFile:
