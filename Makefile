@@ -11,6 +11,7 @@ BENCH_GIB ?= 1
 BENCH_FOUR_GIB ?= $(BENCH_GIB)
 BENCH_RUNS ?= 5
 BENCH_CASE_RUNS ?= $(BENCH_RUNS)
+BENCH_OCI_GIB ?= 0.5
 PYTEST := $(PYTHON) -m pytest -p no:cacheprovider
 
 ##@ Use
@@ -50,6 +51,9 @@ e2e: setup ## DAG runs on the embedded cluster through REST
 bench: setup ## Airfreight beside hf, boto3, aws and rclone, same bytes and servers; 20 GiB of disk (BENCH_GIB=1, BENCH_RUNS=5)
 	@$(PYTHON) -m benchmarks --gib '$(BENCH_GIB)' --four-gib '$(BENCH_FOUR_GIB)' --runs '$(BENCH_RUNS)' --case-runs '$(BENCH_CASE_RUNS)'
 
+bench-oci: setup ## Images: Airfreight beside buildah, olot, modctl and oras, same files and registry (BENCH_OCI_GIB=0.5, BENCH_RUNS=5)
+	@$(PYTHON) -m benchmarks.oci --gib '$(BENCH_OCI_GIB)' --runs '$(BENCH_RUNS)' --case-runs '$(BENCH_CASE_RUNS)'
+
 lint: setup ## ruff with the Airflow rules, and mypy --strict
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
 
@@ -84,5 +88,5 @@ requirements: setup ## Pin the requirements*.in files into requirements*.txt, wi
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo ui down clean doctor test test-full unit integration e2e bench lint format cluster-up cluster-status cluster-logs \
+.PHONY: demo ui down clean doctor test test-full unit integration e2e bench bench-oci lint format cluster-up cluster-status cluster-logs \
 	cluster-preflight kubectl setup requirements help

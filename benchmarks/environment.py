@@ -1,6 +1,6 @@
 """The peers' programs, each pinned and in a place of its own, so that nothing of them reaches Airfreight's environment.
 
-benchmarks/.venv              awscli and matplotlib, from the hashed requirements.txt beside this file
+benchmarks/.venv              awscli, matplotlib and olot, from the hashed requirements.txt beside this file
 ~/.cache/airfreight/tools     rclone, built from its Go module
 .venv                         hf and boto3: Airfreight's own versions of both
 """
@@ -46,17 +46,31 @@ def rclone() -> Path:
     return home / "rclone"
 
 
+def own_versions() -> dict[str, str]:
+    """Name -> version of what every benchmark measures or runs on."""
+    described = _output(["git", "-C", REPOSITORY, "describe", "--always", "--dirty"])
+    return {
+        "airfreight": f"{metadata.version('airfreight')} ({described})",
+        "python": platform.python_version(),
+        "openssl": ssl.OPENSSL_VERSION.removeprefix("OpenSSL "),
+    }
+
+
+def package_version(name: str) -> str:
+    """Version of a package in benchmarks/.venv."""
+    code = f"from importlib import metadata; print(metadata.version({name!r}))"
+    return _output([python(), "-c", code])
+
+
 def versions() -> dict[str, str]:
     """Name -> version of everything that takes part."""
-    own = ("airfreight", "huggingface_hub", "boto3", "botocore", "s3transfer", "awscrt")
-    found = {name: metadata.version(name) for name in own}
-    found["airfreight"] += f" ({_output(['git', '-C', REPOSITORY, 'describe', '--always', '--dirty'])})"
+    own = own_versions()
+    packages = ("huggingface_hub", "boto3", "botocore", "s3transfer", "awscrt")
+    found = {"airfreight": own["airfreight"], **{name: metadata.version(name) for name in packages}}
     found["aws"] = _output([aws(), "--version"]).split()[0].removeprefix("aws-cli/")
     found["rclone"] = _output([rclone(), "version"]).splitlines()[0].removeprefix("rclone v")
     found["minio"] = pinned.MINIO.partition("@")[2]  # built from this commit, it does not know its own version
-    found["python"] = platform.python_version()
-    found["openssl"] = ssl.OPENSSL_VERSION.removeprefix("OpenSSL ")
-    return found
+    return {**found, "python": own["python"], "openssl": own["openssl"]}
 
 
 def machine() -> dict[str, str | int]:

@@ -1,7 +1,8 @@
-"""The bytes: two models of random weights, made on the spot and published in the hub stand-in's repository.
+"""The bytes: three models of random weights, made on the spot and published in the hub stand-in's repository.
 
     acme/bench-large    one file of GIB; branch main
     acme/bench-four     four files of FOUR_GIB; branch main, and branch next with the second file replaced
+    acme/bench-many     500 files of 64 KiB, where the requests are what costs; branches as above
 
 Random bytes because weights hardly compress, and because no store can hold them once for two files. Each file is a
 valid safetensors file of one tensor. `python -m benchmarks.models` runs as a process of its own: hashing maps
@@ -23,6 +24,7 @@ from devcluster.hub import Library
 
 BLOCK_BYTES = 8 << 20
 GIB = 1 << 30
+MANY, MANY_BYTES = 500, 64 * 1024
 README = b"---\nlicense: apache-2.0\n---\n# Random weights for a benchmark\n"
 CONFIG = b'{"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2"}\n'
 
@@ -32,7 +34,7 @@ class Model:
     """A published model.
 
     Attributes:
-        name: its name in tables: `large` or `four`.
+        name: its name in tables: `large`, `four` or `many`.
         repo_id: its name at the hub.
         commit: what is carried first (40 hex).
         next_commit: what is carried after it, one file of four changed; empty for `large`.
@@ -107,9 +109,10 @@ def _blob(root: Path, library: Library, size: int) -> Path:
 
 
 def main() -> int:
-    """`python -m benchmarks.models ROOT GIB FOUR_GIB`: publish both models and describe them in ROOT/models.json."""
+    """`python -m benchmarks.models ROOT GIB FOUR_GIB`: publish the models and describe them in ROOT/models.json."""
     root, large, four = Path(sys.argv[1]), *(int(float(gib) * GIB) for gib in sys.argv[2:])
     published = [publish(root, "large", 1, large), publish(root, "four", 4, four)]
+    published.append(publish(root, "many", MANY, MANY_BYTES))
     (root / "models.json").write_text(json.dumps([asdict(model) for model in published]))
     return 0
 

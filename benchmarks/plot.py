@@ -12,7 +12,7 @@ from pathlib import Path
 
 import matplotlib
 
-from benchmarks.tables import MEMORY, US, Report
+from benchmarks.tables import MEMORY, US, Report, named
 
 matplotlib.use("svg")
 from matplotlib import pyplot
@@ -27,7 +27,8 @@ def draw(report: Report, output: Path) -> None:
     # Without these two an SVG differs each time it is drawn.
     matplotlib.rcParams["svg.hashsalt"] = "airfreight"
     matplotlib.rcParams["font.size"] = 9
-    figure, panels = pyplot.subplots(1, len(report.sizes), figsize=(11, 3.4), sharey=True, layout="constrained")
+    width = 4 + 3.5 * len(report.sizes)
+    figure, panels = pyplot.subplots(1, len(report.sizes), figsize=(width, 3.4), sharey=True, layout="constrained")
     for panel, model in zip(panels, report.sizes, strict=True):
         titles = list(report.peers.values())[::-1]
         walls = [list(report.values(model, "first", peer, "wall_s").values()) for peer in report.peers][::-1]
@@ -38,7 +39,7 @@ def draw(report: Report, output: Path) -> None:
         panel.barh(titles, middle, xerr=spread, color=colours, ecolor="#374151", capsize=2)
         floor = statistics.median(report.values(model, "first", US, "floor_s").values())
         panel.axvline(floor, color=LIMIT, linestyle="--", linewidth=1, label="machine's floor: sha256 and sockets")
-        panel.set_title(f"{report.files[model]} x {report.gib[model]:g} GiB, first time")
+        panel.set_title(f"{named(report, model)}, first time")
         panel.set_xlabel("seconds, less is better")
         for side in ("top", "right"):
             panel.spines[side].set_visible(False)

@@ -16,6 +16,7 @@ MIB = 1 << 20
 US = "airfreight"
 MEMORY = "memory"
 NONE = "-"
+MANY_FILES = 100
 SMALL_MIB = 1.0
 """Below this it is configuration, listings and requests: no weight file of the benchmark is as small."""
 
@@ -75,7 +76,7 @@ class Target:
 
 def ratio(above: dict[int, float], below: dict[int, float]) -> float | None:
     """Return the median of `above / below` over the rounds that have both; None where there is none."""
-    shared = [above[number] / below[number] for number in above if below.get(number)]
+    shared = [above[turn] / below[turn] for turn in above if below.get(turn)]
     return statistics.median(shared) if shared else None
 
 
@@ -107,12 +108,12 @@ def first_table(report: Report, model: str) -> str:
             [
                 title,
                 f"{statistics.median(wall.values()):.2f} ({min(wall.values()):.2f} to {max(wall.values()):.2f})",
-                _number(ratio(wall, report.values(model, "first", peer, "floor_s"))),
-                _number(ratio(wall, report.values(model, "first", MEMORY, "wall_s"))),
-                _number(None if cpu is None else cpu / gib),
-                _number(_servers(report, model, peer) / gib),
-                _scaled(report.median(model, "first", peer, "written_bytes"), GIB, 2),
-                _scaled(report.median(model, "first", peer, "peak_rss_bytes"), MIB, 0),
+                number(ratio(wall, report.values(model, "first", peer, "floor_s"))),
+                number(ratio(wall, report.values(model, "first", MEMORY, "wall_s"))),
+                number(None if cpu is None else cpu / gib),
+                number(_servers(report, model, peer) / gib),
+                scaled(report.median(model, "first", peer, "written_bytes"), GIB, 2),
+                scaled(report.median(model, "first", peer, "peak_rss_bytes"), MIB, 0),
                 report.verifies[peer],
             ]
         )
@@ -125,10 +126,10 @@ def bytes_table(report: Report, model: str, case: str) -> str:
     rows = [
         [
             title,
-            _scaled(report.median(model, case, peer, "received_bytes"), GIB, 2),
-            _scaled(report.median(model, case, peer, "sent_bytes"), GIB, 2),
-            _scaled(report.median(model, case, peer, "written_bytes"), GIB, 2),
-            _number(report.median(model, case, peer, "wall_s")),
+            scaled(report.median(model, case, peer, "received_bytes"), GIB, 2),
+            scaled(report.median(model, case, peer, "sent_bytes"), GIB, 2),
+            scaled(report.median(model, case, peer, "written_bytes"), GIB, 2),
+            number(report.median(model, case, peer, "wall_s")),
         ]
         for peer, title in report.peers.items()
         if report.values(model, case, peer, "wall_s")
@@ -141,12 +142,18 @@ def targets(report: Report) -> list[Target]:
     found = []
     for model in report.sizes:
         ours = report.values(model, "first", US, "wall_s")
-        name = _named(report, model)
+        name = named(report, model)
+        if report.files[model] >= MANY_FILES:
+            slowest = max(report.values(model, "again", US, "wall_s").values(), default=None)
+            found.append(at_most(f"{name}: again, under 5 s", slowest, 5.0, ""))
         for peer, least in (("default", 3.0), ("tuned", 1.5)):
+            if report.files[model] >= MANY_FILES:
+                continue  # there the requests are what costs
             value = ratio(report.values(model, "first", peer, "wall_s"), ours)
-            found.append(_at_least(f"{name}: {least} times faster than {report.peers[peer]}", value, least))
-        value = ratio(ours, report.values(model, "first", MEMORY, "wall_s"))
-        found.append(_at_most(f"{name}: at most 1.3 times the seconds of the upload from memory", value, 1.3, ""))
+            found.append(at_least(f"{name}: {least} times faster than {report.peers[peer]}", value, least))
+        if report.files[model] < MANY_FILES:
+            value = ratio(ours, report.values(model, "first", MEMORY, "wall_s"))
+            found.append(at_most(f"{name}: at most 1.3 times the seconds of the upload from memory", value, 1.3, ""))
         for goal, case, field, least_mib, most_mib in (
             ("at most 256 MiB of memory", "first", "peak_rss_bytes", 0.0, 256.0),
             ("no byte of weights on local disk", "first", "written_bytes", 0.0, SMALL_MIB),
@@ -156,7 +163,7 @@ def targets(report: Report) -> list[Target]:
         ):
             worst = max(report.values(model, case, US, field).values(), default=None)
             if worst is not None:
-                found.append(_at_most(f"{name}: {goal}", worst / MIB - least_mib, most_mib, " MiB"))
+                found.append(at_most(f"{name}: {goal}", worst / MIB - least_mib, most_mib, " MiB"))
     return found
 
 
@@ -170,7 +177,7 @@ def report_text(report: Report) -> str:
     """Return every table, with a heading each."""
     parts = []
     for model in report.sizes:
-        parts.append(f"### {_named(report, model)}, into an empty store\n\n{first_table(report, model)}")
+        parts.append(f"### {named(report, model)}, into an empty store\n\n{first_table(report, model)}")
     cases = (
         ("again", "the same once more"),
         ("changed", "the next version, one file of four changed"),
@@ -179,7 +186,7 @@ def report_text(report: Report) -> str:
     for case, title in cases:
         for model in report.sizes:
             if report.values(model, case, US, "wall_s"):
-                parts.append(f"### {_named(report, model)}, {title}\n\n{bytes_table(report, model, case)}")
+                parts.append(f"### {named(report, model)}, {title}\n\n{bytes_table(report, model, case)}")
     parts.append(f"### The goals\n\n{targets_table(report)}")
     return "\n\n".join(parts)
 
@@ -190,22 +197,29 @@ def _servers(report: Report, model: str, peer: str) -> float:
     return sum(value for value in medians if value is not None)
 
 
-def _named(report: Report, model: str) -> str:
-    return f"{report.files[model]} x {report.gib[model]:g} GiB"
+def named(report: Report, model: str) -> str:
+    """Return what a model is, as headings and goals call it."""
+    gib = report.gib[model]
+    size = f"{gib:g} GiB" if gib >= 1 / 128 else f"{gib * GIB / 1024:g} KiB"
+    return f"{report.files[model]} x {size}"
 
 
-def _at_least(goal: str, value: float | None, limit: float) -> Target:
-    return Target(goal, _number(value), value is not None and value >= limit)
+def at_least(goal: str, value: float | None, limit: float) -> Target:
+    """Return a goal that is reached from `limit` on; not when nothing was measured."""
+    return Target(goal, number(value), value is not None and value >= limit)
 
 
-def _at_most(goal: str, value: float | None, limit: float, unit: str) -> Target:
-    measured = _number(value) if not unit else f"{value:.0f}{unit}"
+def at_most(goal: str, value: float | None, limit: float, unit: str) -> Target:
+    """Return a goal that is reached up to `limit`; not when nothing was measured."""
+    measured = number(value) if not unit else f"{value:.0f}{unit}"
     return Target(goal, measured, value is not None and value <= limit)
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
+    """Return a number as tables show it."""
     return NONE if value is None else f"{value:.2f}"
 
 
-def _scaled(value: float | None, unit: int, digits: int) -> str:
+def scaled(value: float | None, unit: int, digits: int) -> str:
+    """Return a number of units as tables show it."""
     return NONE if value is None else f"{value / unit:.{digits}f}"

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from airfreight.checkpoint import Tenure
 from airfreight.environment import HubSettings, S3Settings
 from airfreight.errors import IntegrityError, RequestError, TemporaryError
+from airfreight.leases import Tenure
 from airfreight.retry import Patience
 from airfreight.source import HubModel, S3Root
 from airfreight.stores.hub import HubSource

@@ -30,6 +30,8 @@ from airfreight.source import HubModel, S3Root
 from airfreight.stores import s3
 from airfreight.stores.hub import HubSource
 from airfreight.stores.s3 import MIB, S3Store
+from airfreight.stores.s3_bucket import Bucket
+from airfreight.stores.s3_uploads import Multipart
 from airfreight.transfer import CopyResult, copy
 from devcluster.hub.faults import Fault
 from devcluster.hub.repository import Library
@@ -185,6 +187,27 @@ def test_killed_at_50_moments(bench: Bench) -> None:
         bench.check_whole(root, root + version, source)
     assert kills == KILLS
     assert adopted > 0
+
+
+def test_parts_that_arrive_out_of_order_make_the_file(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first part is held back until the second is there: so several are under way, and their order is free."""
+    second, write = threading.Event(), Multipart.write
+
+    def reordered(upload: Multipart, part: bytearray | memoryview, state: str | None, at: int) -> None:
+        if at == 0:
+            assert second.wait(60)
+        write(upload, part, state, at)
+        if at == PART:
+            second.set()
+
+    monkeypatch.setattr(Multipart, "write", reordered)
+    store = bench.store()
+    share = [file for file in bench.source().manifest().files if file.path == "model-00001-of-00003.safetensors"]
+    copy(bench.source(), store, patience=FAST, share=share)
+    prefix = store.artifact.removeprefix(f"s3://{bench.bucket}/")
+    assert bench.content(prefix + share[0].path) == CONTENTS[share[0].path]
+    assert store.held(share) == {share[0].path}
+    assert not any(key.startswith(".airfreight/") for key in bench.objects())
 
 
 def test_another_machine_goes_on_when_the_lease_is_over(bench: Bench) -> None:
@@ -403,8 +426,9 @@ def test_a_source_that_lies_about_length_leaves_nothing(bench: Bench, change: in
     assert not any(key.startswith(".airfreight/") for key in bench.objects())
 
 
-@pytest.mark.parametrize("limit", [s3.COPY_PART, 6 * MIB], ids=["one request", "parts"])
+@pytest.mark.parametrize("limit", [s3.COPY_WHOLE, 6 * MIB], ids=["one request", "parts"])
 def test_a_new_commit_moves_changed_files_alone(bench: Bench, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3, "COPY_WHOLE", limit)
     monkeypatch.setattr(s3, "COPY_PART", limit)
     copy(bench.source(), bench.store(), patience=FAST)
     bench.hub.stats.reset()
@@ -418,6 +442,26 @@ def test_a_new_commit_moves_changed_files_alone(bench: Bench, limit: int, monkey
     assert store.held(source.manifest().files) == CONTENTS.keys()
     assert bench.uploads(prefix) == []
     assert not any(key.startswith(".airfreight/") for key in bench.objects())
+
+
+def test_what_was_replaced_in_a_sealed_version_is_seen_and_sent_again(bench: Bench) -> None:
+    """A second run asks of each file only whether it was written since; this one was, with nothing of ours in it."""
+    first = bench.store()
+    copy(bench.source(), first, patience=FAST)
+    prefix, path = first.artifact.removeprefix(f"s3://{bench.bucket}/"), "model-00002-of-00003.safetensors"
+    bench.minio.client().put_object(Bucket=bench.bucket, Key=prefix + path, Body=bytes(20 * MIB))
+    result = copy(bench.source(), bench.store(), patience=FAST)
+    assert (result.moved_bytes, result.reused_files) == (20 * MIB, len(CONTENTS) - 1)
+    bench.check_whole("", prefix, bench.source())
+
+
+def test_a_sealed_version_is_known_without_a_look_at_each_file(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy(bench.source(), bench.store(), patience=FAST)
+    asked: list[str] = []
+    etag_of = Bucket.etag_of
+    monkeypatch.setattr(Bucket, "etag_of", lambda self, file, key=None: asked.append(file.path) or etag_of(self, file))
+    assert copy(bench.source(), bench.store(), patience=FAST).reused_files == len(CONTENTS)
+    assert asked == []
 
 
 def test_a_damaged_neighbour_version_is_not_copied(bench: Bench) -> None:

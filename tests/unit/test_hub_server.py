@@ -455,6 +455,21 @@ def test_corrupt_stream_differs_in_one_byte_and_only_once(
     assert get(hub, url).content == content
 
 
+@pytest.mark.parametrize("by_bytes", [7, -7])
+def test_a_stream_of_another_length_tells_that_length(
+    hub: HubServer, published: tuple[Path, dict[str, str]], by_bytes: int
+) -> None:
+    url = f"/acme/pong/resolve/main/{SHARD}"
+    content = shard_of(published)
+    told = content + bytes(by_bytes) if by_bytes > 0 else content[:by_bytes]
+    hub.faults.add(Fault("length", match=f"*{SHARD}", by_bytes=by_bytes, times=2))
+    whole = get(hub, url)
+    assert (whole.content, whole.headers["Content-Length"]) == (told, str(len(told)))
+    part = get(hub, url, headers={"Range": "bytes=2000-"})
+    assert (part.content, part.headers["Content-Range"]) == (told[2000:], f"bytes 2000-{len(told) - 1}/{len(told)}")
+    assert get(hub, url).content == content
+
+
 def test_stalled_stream_says_nothing_and_then_goes_on(hub: HubServer, published: tuple[Path, dict[str, str]]) -> None:
     url = f"/acme/pong/resolve/main/{SHARD}"
     hub.faults.add(Fault("stall", match=f"*{SHARD}", after_bytes=50_000, seconds=60))
@@ -500,11 +515,12 @@ def test_503_without_advice_is_retried_by_the_client(hub: HubServer, naps: list[
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [
-        ({"kind": "explode"}, "kind must be one of status, cut, stall, corrupt, slow"),
+        ({"kind": "explode"}, "kind must be one of status, cut, stall, corrupt, slow, length"),
         ({"kind": "cut", "times": 0}, "times must be 1 to 1000"),
         ({"kind": "stall", "seconds": 601}, "seconds must be 0 to 600"),
         ({"kind": "status", "status": 200}, "status must be one of 408, 429"),
         ({"kind": "slow", "bytes_per_second": 1}, "bytes_per_second must be 1000 or more"),
+        ({"kind": "length"}, "by_bytes must not be 0, nor beyond 1048576"),
         ({"kind": "cut", "after_bytes": -1}, "after_bytes must not be negative"),
         ({"kind": "cut", "times": "many"}, "a value has the wrong type"),
         ({"match": "*"}, "a fault is an object with 'kind'"),

@@ -210,6 +210,20 @@ def test_a_cut_stream_is_temporary_and_its_bytes_count(hub: HubServer) -> None:
     assert WEIGHTS.startswith(got)
 
 
+@pytest.mark.parametrize("by_bytes", [7, -7])
+@pytest.mark.parametrize("offset", [0, 1000])
+def test_a_hub_that_lies_about_length_is_found_out_before_a_byte_is_taken(
+    hub: HubServer, by_bytes: int, offset: int
+) -> None:
+    hub.faults.add(Fault("length", match="*model.safetensors", by_bytes=by_bytes))
+    reader = source(hub.url)
+    with pytest.raises(IntegrityError) as caught:
+        next(reader.open(weights(reader), offset))
+    told, size = len(WEIGHTS) + by_bytes, len(WEIGHTS)
+    assert f"the hub offers {told} bytes for model.safetensors, the manifest says {size}; " in caught.value.message
+    assert caught.value.message.endswith("serves another file and must be repaired.")
+
+
 def test_a_stalled_stream_is_temporary(hub: HubServer) -> None:
     hub.faults.add(Fault("stall", match="*model.safetensors", after_bytes=1000, seconds=60))
     reader = HubSource(HubModel("acme/pong"), HubSettings(hub.url), httpx2.Timeout(1))
