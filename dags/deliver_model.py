@@ -4,32 +4,52 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG, TriggerRule, task
 
-from airfreight_airflow.dry_run import stop_dry_run
 from airfreight_airflow.form import deliver_params
 from airfreight_airflow.macros import RequestMacros
-from airfreight_airflow.operators import DEPLOYER, PUBLISHER, VALIDATOR, AirfreightPodOperator
+from airfreight_airflow.operators import (
+    BUILDER,
+    DEPLOYER,
+    DOWNLOADER,
+    PUBLISHER,
+    READ,
+    VALIDATOR,
+    WRITE,
+    AirfreightPodOperator,
+)
 from airfreight_airflow.reports import write_report
+from airfreight_airflow.resolving import ResolveOperator, off_the_way, split_pods
 from airfreight_airflow.sensors import ReleaseReadySensor
+from airfreight_airflow.staging import CreateVolumeOperator, RemoveVolumeOperator
 
 DOCS = """
-Carries one version of one model from the Hugging Face hub into S3, serves it with KServe and asks it a question.
-A run with the same model and revision moves no weight byte again and restarts nothing that is live.
+Carries one version of one model from the Hugging Face hub into S3, into a registry as an image, or into both; serves it with KServe and
+asks it a question. A run with the same model and revision moves no weight byte again and restarts nothing that is live.
 
 | task | what it does | when it fails |
 |---|---|---|
-| `resolve` | checks the whole request, turns branch or tag into a commit, lists the files and writes the plan; with `dry_run` the run ends here | wrong model or revision; pickles, code or a licence this site denies; gated and no token (Secret `airfreight-hub`, key `token`, or `hub_secret`); hub or proxy down |
-| `upload_to_s3` | streams hub to S3, compares every sha256, writes `airfreight.json` last | wrong S3 keys (Secret `airfreight-store`), bucket missing, hub down. Nothing half-done is visible: clear the task, it goes on where it was |
-| `deploy` | dry run, then applies the InferenceService | no rights in the namespace, no such runtime, KServe refuses the object |
+| `resolve` | checks the whole request, turns branch or tag into a commit, lists the files, writes the plan for each destination, and skips the tasks that this request does not need; with `dry_run` the run ends here | wrong model or revision; pickles, code or a licence this site denies; gated and no token (Secret `airfreight-hub`, key `token`, or `hub_secret`); two fields that do not go together; a layer too large for the registry; hub or proxy down |
+| `split` | with several `pods` or a volume: says which pod copies what | never |
+| `create_volume` | `staging` volume: makes the run's volume | quota, no right to make volumes, wrong `storage_class` |
+| `download`, `seal_volume` | hub to volume; several pods copy, then it is sealed | as `upload_to_s3`; a pod without a node: no storage class, or a volume of another zone |
+| `upload_from_volume`, `build_from_volume` | volume to S3, volume to registry | as `upload_to_s3` and `build_modelcar` |
+| `build_with_buildah` | `builder` buildah: the same content built by buildah from the volume | the builder's namespace lacks a Secret or is labelled `restricted`; no room on the volume |
+| `remove_volume` | removes the run's volume, also after a failure | the cluster does not answer: clear it, or delete the claim that `create_volume` names |
+| `upload_to_s3`, `upload_slices` | streams to S3, compares every sha256, writes `airfreight.json` last; where several pods or a volume come before it, `upload_to_s3` only seals | wrong S3 keys (Secret `airfreight-store`), bucket missing, hub down. Nothing half-done is visible: clear the task, it goes on where it was |
+| `build_modelcar`, `build_slices` | streams into the registry, one layer per weight file, and names the image by its digest; likewise | login of the registry (`registry_secret`), no right to push, a registry that refuses large layers. Clear the task: layers that are there are not sent again |
+| `render` | `deploy` off: prints the InferenceService for people who deploy it themselves | wrong serving fields |
+| `smoke_test` | images: shows the pod that KServe would make, without making it | this cluster cannot deliver that way; a pull secret is missing: the sentence names the remedy |
+| `deploy` | the same checks and a dry run, then applies the InferenceService | no rights in the namespace, no such runtime, KServe refuses the object |
 | `wait_until_ready` | waits for *this* release; writes what it sees | image, memory, GPUs, storage: the sentence says which |
 | `validate` | `/v1/models`, then one chat completion through the Service | the model loads and cannot chat: look at the server's log and at `server_args` |
 | `report` | reads the artifact back, writes the report beside the store | the store cannot be reached with connection `airfreight_store` |
 
 **On call.** The last line of the failed task's log is one sentence: what is wrong and what to change. It is also the XCom `failure`.
 A wrong request (exit code 2), wrong bytes (3) or a model that fails a gate (4) is not retried: change what the sentence names and
-trigger again. Anything else was retried twice already: look at the hub, the store or the cluster, then clear the failed task.
-Marking a task as failed deletes its pod. `airfreight doctor` checks cluster, rights and store.
+trigger again. Anything else was retried twice already: look at the hub, the store, the registry or the cluster, then clear the failed task.
+A task that reads the volume is cleared together with `download` and all that follows: its volume is gone. Marking a task as failed deletes its pod.
+`airfreight doctor` checks cluster, rights, store and registry.
 
 Through REST: `POST /api/v2/dags/deliver_model/dagRuns` with `{"logical_date": null, "conf": {"model": "acme/pong"}}`; the keys of
 `conf` are the fields of the form. From a shell: `airfreight deliver acme/pong --follow`.
@@ -38,7 +58,7 @@ Through REST: `POST /api/v2/dags/deliver_model/dagRuns` with `{"logical_date": n
 with DAG(
     dag_id="deliver_model",
     dag_display_name="Deliver a model",
-    description="Hub to S3 to KServe, and one question to prove that it answers",
+    description="Hub to S3 or to a registry, to KServe, and one question to prove that it answers",
     doc_md=DOCS,
     schedule=None,
     catchup=False,
@@ -57,43 +77,109 @@ with DAG(
         "execution_timeout": timedelta(minutes=15),
     },
 ) as dag:
-    resolve = AirfreightPodOperator(
+    # What every copy of this run says: which files, and why those that can run code are taken.
+    files = [
+        *("--allow", "{{ airfreight.allow(params) }}"),
+        *("--ignore", "{{ airfreight.ignore(params) }}"),
+        *("--allow-unsafe", "{{ airfreight.allow_unsafe(params) }}"),
+    ]
+    base = ["--base", "{{ airfreight.base(params) }}"]
+    # A skipped task before another one is well: it is not on this request's way.
+    after_any = {"trigger_rule": TriggerRule.NONE_FAILED}
+    several = {"execution_timeout": timedelta(hours=24), "map_index_template": "{{ task.share or 'all' }}"}
+
+    resolve = ResolveOperator(
         task_id="resolve",
         role=PUBLISHER,
         arguments=[
             *("resolve", "{{ airfreight.checked_source(params) }}"),
-            *("--store", "{{ airfreight.store() }}"),
-            *("--allow", "{{ airfreight.allow(params) }}"),
-            *("--ignore", "{{ airfreight.ignore(params) }}"),
+            *("--store", "{{ airfreight.stores(params) }}"),
+            *base,
+            *files,
+        ],
+        repeated=["--store"],
+        off_the_way=off_the_way,
+    )
+    split = task(task_id="split", multiple_outputs=False)(split_pods)()
+
+    create_volume = CreateVolumeOperator(
+        task_id="create_volume",
+        size_bytes=resolve.output["size_bytes"],
+        largest_bytes=resolve.output["largest_bytes"],
+    )
+    hub, volume = resolve.output["source"], "{{ airfreight.volume() }}"
+    s3, registry = "{{ airfreight.store() }}", "{{ airfreight.registry() }}"
+    staged = "{{ airfreight.staged(ti) }}"
+    download = AirfreightPodOperator.partial(
+        task_id="download", role=DOWNLOADER, volume=WRITE, arguments=["copy", hub, volume, *files], **several
+    ).expand(share=split)
+    seal_volume = AirfreightPodOperator(
+        task_id="seal_volume", role=DOWNLOADER, volume=WRITE, arguments=["seal", hub, volume, *files]
+    )
+    upload_from_volume = AirfreightPodOperator.partial(
+        task_id="upload_from_volume", role=PUBLISHER, volume=READ, arguments=["copy", staged, s3, *files],
+        **several, **after_any,
+    ).expand(share=split)  # fmt: skip
+    build_from_volume = AirfreightPodOperator.partial(
+        task_id="build_from_volume", role=PUBLISHER, volume=READ, arguments=["copy", staged, registry, *base, *files],
+        **several, **after_any,
+    ).expand(share=split)  # fmt: skip
+    build_with_buildah = AirfreightPodOperator(
+        task_id="build_with_buildah",
+        role=BUILDER,
+        volume=READ,
+        context_configmap="{{ airfreight.builder_policy() }}",
+        arguments=[
+            *("build", staged, registry),
+            *base,
+            *("--policy", "{{ airfreight.policy_file() }}"),
             *("--allow-unsafe", "{{ airfreight.allow_unsafe(params) }}"),
         ],
+        pod_memory="4Gi",
+        execution_timeout=timedelta(hours=24),
+        **after_any,
     )
+    remove_volume = RemoveVolumeOperator(task_id="remove_volume").as_teardown(
+        setups=create_volume, on_failure_fail_dagrun=True
+    )
+
+    upload_slices = AirfreightPodOperator.partial(
+        task_id="upload_slices", role=PUBLISHER, arguments=["copy", hub, s3, *files], **several
+    ).expand(share=split)
     upload_to_s3 = AirfreightPodOperator(
         task_id="upload_to_s3",
         role=PUBLISHER,
-        arguments=[
-            *("copy", resolve.output["source"], "{{ airfreight.store() }}"),
-            *("--allow", "{{ airfreight.allow(params) }}"),
-            *("--ignore", "{{ airfreight.ignore(params) }}"),
-            *("--allow-unsafe", "{{ airfreight.allow_unsafe(params) }}"),
-        ],
-        pre_execute=stop_dry_run,
+        arguments=["{{ airfreight.copy_or_seal(params) }}", hub, s3, *files],
         execution_timeout=timedelta(hours=24),
+        **after_any,
     )
-    deploy = AirfreightPodOperator(
-        task_id="deploy",
-        role=DEPLOYER,
-        arguments=[
-            "deploy",
-            *("--name", "{{ airfreight.service_name(params) }}"),
-            *("--namespace", "{{ airfreight.namespace(params) }}"),
-            *("--artifact", upload_to_s3.output["artifact"]),
-            *("--source", upload_to_s3.output["source"]),
-            *("--manifest-sha256", upload_to_s3.output["manifest_sha256"]),
-            *("--served-name", resolve.output["repo_id"]),
-            *("--serving", "{{ airfreight.serving(params) }}"),
-        ],
+    build_slices = AirfreightPodOperator.partial(
+        task_id="build_slices", role=PUBLISHER, arguments=["copy", hub, registry, *base, *files], **several
+    ).expand(share=split)
+    build_modelcar = AirfreightPodOperator(
+        task_id="build_modelcar",
+        role=PUBLISHER,
+        arguments=["{{ airfreight.copy_or_seal(params) }}", hub, registry, *base, *files],
+        execution_timeout=timedelta(hours=24),
+        **after_any,
     )
+
+    release = [
+        *("--name", "{{ airfreight.service_name(params) }}"),
+        *("--namespace", "{{ airfreight.namespace(params) }}"),
+        *("--artifact", "{{ airfreight.artifacts(params, ti) }}"),
+        *("--source", resolve.output["source"]),
+        *("--manifest-sha256", resolve.output["manifest_sha256"]),
+        *("--size-bytes", resolve.output["size_bytes"]),
+        *("--served-name", resolve.output["repo_id"]),
+        *("--serving", "{{ airfreight.serving(params) }}"),
+        *("--delivery", "{{ airfreight.delivery(params) }}"),
+        *("--pull-secret", "{{ airfreight.pull_secret() }}"),
+    ]
+    either = {"repeated": ["--artifact"], **after_any}
+    render = AirfreightPodOperator(task_id="render", role=DEPLOYER, arguments=["render", *release], **either)
+    smoke_test = AirfreightPodOperator(task_id="smoke_test", role=DEPLOYER, arguments=["smoke", *release], **either)
+    deploy = AirfreightPodOperator(task_id="deploy", role=DEPLOYER, arguments=["deploy", *release], **either)
     wait_until_ready = ReleaseReadySensor(
         task_id="wait_until_ready",
         release_name=deploy.output["name"],
@@ -111,11 +197,18 @@ with DAG(
             *("--question", "{{ airfreight.question(params) }}"),
         ],
     )
-    report = task(task_id="report", multiple_outputs=False)(write_report)(
-        uploaded=upload_to_s3.output,
-        deployed=deploy.output,
-        ready=wait_until_ready.output,
-        validated=validate.output,
-    )
+    report = task(task_id="report", multiple_outputs=False, **after_any)(write_report)()
 
-    wait_until_ready >> validate
+    resolve >> split
+    create_volume >> download >> seal_volume
+    [download, seal_volume] >> upload_from_volume >> upload_to_s3
+    [download, seal_volume] >> build_from_volume >> build_modelcar
+    [download, seal_volume] >> build_with_buildah
+    [upload_from_volume, build_from_volume, build_with_buildah] >> remove_volume
+    upload_slices >> upload_to_s3
+    build_slices >> build_modelcar
+    published = [upload_to_s3, build_modelcar, build_with_buildah]
+    published >> render >> report
+    published >> smoke_test >> deploy
+    published >> deploy
+    deploy >> wait_until_ready >> validate >> report

@@ -1,8 +1,8 @@
-"""The trigger form of `deliver_model`. The REST body takes the same names, because both come from here.
+"""The trigger forms of our DAGs. The REST bodies take the same names, because both come from here.
 
-Four essentials stand open; the rest lies in sections, which Airflow shows folded. Airflow makes a form from JSON
-schema, with words of its own beside it (`section`, `description_md`, `values_display`); the "Serving" section is the
-schema of `Serving`, so a field that is added there appears in the form, in the REST body and in the catalog at once.
+At most four essentials stand open; the rest lies in sections, which Airflow shows folded. Airflow makes a form from
+JSON schema, with words of its own beside it (`section`, `description_md`, `values_display`); the "Serving" section is
+the schema of `Serving`, so a field that is added there appears in the form, the REST body and the catalog at once.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from airflow.sdk import Param
 
 from airfreight.prechecks import REASON_LENGTH
 from airfreight.serving import Serving
+from airfreight_airflow.route import BUILDERS, DELIVERIES, DESTINATIONS, PODS_LIMIT, STAGINGS
 
 
 def deliver_params(*, model: str) -> dict[str, Param]:
@@ -21,7 +22,84 @@ def deliver_params(*, model: str) -> dict[str, Param]:
     Args:
         model: what `model` holds when the form opens.
     """
-    return {**_essentials(model), **serving_params(), **_validation(), **_source()}
+    return {**_essentials(model), **_publish(), **serving_params(), **_delivery(), **_validation(), **_source()}
+
+
+def mirror_params() -> dict[str, Param]:
+    """The params of `mirror_model`."""
+    return {
+        "source": Param(
+            "oci://registry.example/models/acme/pong:41ab6c1b1c1f",
+            type="string",
+            minLength=1,
+            maxLength=500,
+            title="Source",
+            description="oci://registry/repository by tag or @sha256 digest, or s3://bucket/prefix/ of one version.",
+        ),
+        "destination": Param(
+            "",
+            type=["null", "string"],
+            maxLength=500,
+            title="Destination",
+            description="A root, oci://registry/path/ or s3://bucket/root/, or one repository, oci://registry/name. "
+            "Empty: the site's registry.",
+        ),
+        **_patterns(),
+        "allow_unsafe": _allow_unsafe(),
+        "dry_run": _dry_run(),
+    }
+
+
+def runtime_params() -> dict[str, Param]:
+    """The params of `build_runtime`."""
+    return {
+        "image": Param(
+            "",
+            type=["null", "string"],
+            maxLength=300,
+            title="Image",
+            description="Where the image goes, oci://registry/repository or with :tag. "
+            "Empty: runtimes/<template> below the site's registry.",
+        ),
+        "template": Param(
+            "vllm-cpu",
+            type="string",
+            enum=["vllm-cpu", "vllm-gpu"],
+            title="Template",
+            description="Template of the ServingRuntime that will name the image by its digest.",
+        ),
+        "namespace": Param(
+            "",
+            type=["null", "string"],
+            title="Namespace",
+            description="Where the ServingRuntime is applied. Empty: the site's default.",
+            examples=["models"],
+        ),
+        "containerfile": Param(
+            "",
+            type=["null", "string"],
+            title="ConfigMap with the Containerfile",
+            description="Name of a ConfigMap (key: Containerfile, beside it the files it copies) in the builder's "
+            "namespace. Empty: the context in the builder image.",
+        ),
+        "context": Param(
+            "",
+            type=["null", "string"],
+            title="Context in the builder image",
+            description="A directory of the site's builder image with a Containerfile, instead of a ConfigMap. "
+            "Empty: the one that Airfreight ships.",
+            section="Build",
+        ),
+        "base_args": _lines(
+            "Build arguments", "One NAME=value per line, as BASE=registry.example/vllm@sha256:…", section="Build"
+        ),
+        "set": _lines(
+            "Settings of the server",
+            "One KEY=VALUE per line: an environment variable (VLLM_LOGGING_LEVEL=DEBUG) or argument "
+            "(max-model-len=8192); each set of them gives another runtime.",
+            section="Runtime",
+        ),
+    }
 
 
 def serving_params(section: str = "Serving") -> dict[str, Param]:
@@ -65,6 +143,75 @@ def _essentials(model: str) -> dict[str, Param]:
     }
 
 
+def _publish() -> dict[str, Param]:
+    return {
+        "destination": _choice(
+            "Destination",
+            "Where the model is published: in the bucket (s3), as an image in the registry (oci), or in both.",
+            DESTINATIONS,
+            "the site's default",
+        ),
+        "builder": _choice(
+            "Builder of the image",
+            "stream: the bytes go straight into the registry, without a disk. buildah: from a volume, by buildah, for "
+            "sites whose policy asks for it; slower.",
+            BUILDERS,
+            "stream",
+        ),
+        "staging": _choice(
+            "Staging",
+            "volume: the hub is read once onto a volume of the run's own, which is removed at its end; both "
+            "destinations then read from there. none: the bytes never touch a disk.",
+            STAGINGS,
+            "none, or volume with buildah",
+        ),
+        "pods": Param(
+            1,
+            type=["null", "integer"],
+            minimum=1,
+            maximum=PODS_LIMIT,
+            section="Publish",
+            title="Pods",
+            description="How many pods share the copying, each whole files. With a volume: only where it can be "
+            "mounted on many nodes.",
+        ),
+        "deploy": Param(
+            True,
+            type=["null", "boolean"],
+            section="Publish",
+            title="Deploy",
+            description="Off: the model is only published, and the task `render` prints the InferenceService for "
+            "those who deploy it themselves.",
+        ),
+    }
+
+
+def _delivery() -> dict[str, Param]:
+    return {
+        "delivery": _choice(
+            "Delivery",
+            "How the pod gets the model: s3 (storage initializer), oci (sidecar with the image) or oci+native (image "
+            "as a volume).",
+            DELIVERIES,
+            "the best the cluster can",
+            section="Serving",
+        )
+    }
+
+
+def _choice(title: str, description: str, choices: tuple[str, ...], empty: str, section: str = "Publish") -> Param:
+    # A field that is emptied arrives as null, so null is one of the choices; the form shows it as `empty`.
+    return Param(
+        None,
+        type=["null", "string"],
+        enum=[None, *choices],
+        values_display={"null": empty},
+        section=section,
+        title=title,
+        description=description,
+    )
+
+
 def _validation() -> dict[str, Param]:
     return {
         "question": Param(
@@ -88,6 +235,14 @@ def _source() -> dict[str, Param]:
             description="Name of a Secret (key: token) in the workers' namespace, for gated models. Empty: the site's. "
             "Never a token itself.",
         ),
+        **_patterns(),
+        "allow_unsafe": _allow_unsafe(),
+        "dry_run": _dry_run(),
+    }
+
+
+def _patterns() -> dict[str, Param]:
+    return {
         "allow_patterns": _lines(
             "Take only",
             "One pattern per line, e.g. *.safetensors; * also matches a slash, folder/ means all below it. Empty: all.",
@@ -96,29 +251,35 @@ def _source() -> dict[str, Param]:
             "Leave out",
             "One pattern per line, e.g. original/ or training_args.bin; weighs more than the field above.",
         ),
-        "allow_unsafe": Param(
-            "",
-            type=["null", "string"],
-            section="Source",
-            maxLength=REASON_LENGTH,
-            title="Take files that can run code, because",
-            description="Pickles (.bin, .pt) and code of the repository are refused unless a reason stands here; it is "
-            "recorded in the result.",
-        ),
-        "dry_run": Param(
-            False,
-            type=["null", "boolean"],
-            section="Source",
-            title="Dry run",
-            description="Stop after `resolve`: its log has the plan, that is files, bytes to move, bytes reused, "
-            "and what would be refused.",
-        ),
     }
 
 
-def _lines(title: str, description: str) -> Param:
+def _allow_unsafe() -> Param:
+    return Param(
+        "",
+        type=["null", "string"],
+        section="Source",
+        maxLength=REASON_LENGTH,
+        title="Take files that can run code, because",
+        description="Pickles (.bin, .pt) and code of the repository are refused unless a reason stands here; it is "
+        "recorded in the result.",
+    )
+
+
+def _dry_run() -> Param:
+    return Param(
+        False,
+        type=["null", "boolean"],
+        section="Source",
+        title="Dry run",
+        description="Stop after `resolve`: its log has the plan for each destination, that is files, bytes to move, "
+        "bytes reused, and what would be refused.",
+    )
+
+
+def _lines(title: str, description: str, section: str = "Source") -> Param:
     items = {"type": "string"}
-    return Param([], type=["null", "array"], items=items, section="Source", title=title, description=description)
+    return Param([], type=["null", "array"], items=items, section=section, title=title, description=description)
 
 
 def _param(schema: dict[str, Any], section: str) -> Param:

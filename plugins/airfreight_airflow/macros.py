@@ -11,8 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from airfreight.errors import RequestError
 from airfreight_airflow import requests
-from airfreight_airflow.settings import read_settings
+from airfreight_airflow.pods import CONTEXT_DIRECTORY, STAGING_DIRECTORY
+from airfreight_airflow.route import BUILDAH, OCI, RESOLVE, Route
+from airfreight_airflow.settings import Settings, read_settings
 
 
 class RequestMacros:
@@ -28,7 +31,71 @@ class RequestMacros:
         """The source, after all of the request was checked: what serves the model too, though it is needed later."""
         site = read_settings()
         requests.check_request(params, site.target_namespace, site.runtime)
+        _check_site(_route(params, site), site)
         return requests.source_of(params)
+
+    @staticmethod
+    def stores(params: Mapping[str, Any]) -> str:
+        """The roots the model goes below, one per line."""
+        site = read_settings()
+        route = _route(params, site)
+        roots = [*([site.store] if route.to_s3 else []), *([site.require_registry()] if route.to_oci else [])]
+        return "\n".join(roots)
+
+    @staticmethod
+    def staged(ti: Any) -> str:
+        """Where `download` put the model on the volume of the run.
+
+        Args:
+            ti: the task instance that asks; it reads what `resolve` found.
+        """
+        found = ti.xcom_pull(task_ids=RESOLVE, key="return_value")
+        return f"file://{STAGING_DIRECTORY}/{found['repo_id']}/{found['version']}/"
+
+    @staticmethod
+    def artifacts(params: Mapping[str, Any], ti: Any) -> str:
+        """What this run published, one artifact per line.
+
+        Only tasks on the request's way are asked: Airflow logs an error for each result that is not there.
+        """
+        tasks = _route(params, read_settings()).publishing()
+        return "\n".join(str(ti.xcom_pull(task_ids=task, key="artifact")) for task in tasks)
+
+    @staticmethod
+    def copy_or_seal(params: Mapping[str, Any]) -> str:
+        """The command that ends the copying: where other tasks have copied, nothing is left but to seal."""
+        return "seal" if _route(params, read_settings()).only_seals else "copy"
+
+    @staticmethod
+    def registry() -> str:
+        """The root for images, e.g. `oci://registry.example/models/`."""
+        return read_settings().require_registry()
+
+    @staticmethod
+    def base(params: Mapping[str, Any]) -> str:
+        """The image below the layers of a model, by digest; empty: none, or no image is made."""
+        site = read_settings()
+        return site.modelcar_base if _route(params, site).to_oci else ""
+
+    @staticmethod
+    def builder_policy() -> str:
+        """The ConfigMap with the policy of bases; empty: none."""
+        return read_settings().builder_policy
+
+    @staticmethod
+    def policy_file() -> str:
+        """Where the builder's pod has that policy; empty: it has the builder image's own."""
+        return f"{CONTEXT_DIRECTORY}/policy.json" if read_settings().builder_policy else ""
+
+    @staticmethod
+    def delivery(params: Mapping[str, Any]) -> str:
+        """The delivery mode asked for, or `auto`."""
+        return _route(params, read_settings()).delivery
+
+    @staticmethod
+    def pull_secret() -> str:
+        """The Secret with which nodes pull images of models; empty: what the service account lists."""
+        return read_settings().pull_secret
 
     @staticmethod
     def allow(params: Mapping[str, Any]) -> str:
@@ -44,6 +111,11 @@ class RequestMacros:
     def allow_unsafe(params: Mapping[str, Any]) -> str:
         """The reason for `--allow-unsafe`; empty: files that can run code are refused."""
         return requests.allow_unsafe_of(params)
+
+    @staticmethod
+    def volume() -> str:
+        """The root of the store that the volume of the run is."""
+        return f"file://{STAGING_DIRECTORY}/"
 
     @staticmethod
     def store() -> str:
@@ -69,3 +141,70 @@ class RequestMacros:
     def question(params: Mapping[str, Any]) -> str:
         """What the validation asks."""
         return str(params.get("question") or "ping")
+
+    @staticmethod
+    def mirror_source(params: Mapping[str, Any]) -> str:
+        """What `mirror_model` copies, after all of its request was checked."""
+        return requests.mirror_of(params, read_settings().registry)[0]
+
+    @staticmethod
+    def mirror_destination(params: Mapping[str, Any]) -> str:
+        """Where `mirror_model` copies it."""
+        return requests.mirror_of(params, read_settings().registry)[1]
+
+    @staticmethod
+    def mirror_base(params: Mapping[str, Any]) -> str:
+        """The image below the layers of a model that comes from a bucket; an image that is mirrored keeps its own."""
+        source, destination = requests.mirror_of(params, read_settings().registry)
+        builds = source.startswith("s3://") and destination.startswith("oci://")
+        return read_settings().modelcar_base if builds else ""
+
+    @staticmethod
+    def runtime_image(params: Mapping[str, Any]) -> str:
+        """Where `build_runtime` puts its image, after all of its request was checked."""
+        site = read_settings()
+        requests.namespace_of(params, site.target_namespace)
+        requests.containerfile_of(params)
+        return requests.runtime_image_of(params, site.registry)
+
+    @staticmethod
+    def containerfile_configmap(params: Mapping[str, Any]) -> str:
+        """The ConfigMap with the Containerfile; empty: none."""
+        return requests.containerfile_of(params)
+
+    @staticmethod
+    def containerfile(params: Mapping[str, Any]) -> str:
+        """Path of the Containerfile in the builder's pod; empty: the one that Airfreight ships."""
+        context = RequestMacros.context(params)
+        return f"{context}/Containerfile" if context else ""
+
+    @staticmethod
+    def context(params: Mapping[str, Any]) -> str:
+        """Directory of the build in the builder's pod; empty: that of the Containerfile that Airfreight ships."""
+        return CONTEXT_DIRECTORY if requests.containerfile_of(params) else requests.context_of(params)
+
+    @staticmethod
+    def lines(params: Mapping[str, Any], key: str) -> str:
+        """A list of the request, one item per line."""
+        return "\n".join(str(line) for line in params.get(key) or ())
+
+
+def _route(params: Mapping[str, Any], site: Settings) -> Route:
+    return Route.of(params, site.destination, site.volume_access)
+
+
+def _check_site(route: Route, site: Settings) -> None:
+    """Check that the site has what this way needs.
+
+    Raises:
+        RequestError: it lacks a registry, a builder, or a base.
+    """
+    if route.to_oci:
+        site.require_registry()
+    if route.builder == BUILDAH:
+        site.require_builder_image()
+    if route.delivery == OCI and not site.modelcar_base:
+        raise RequestError(
+            '"delivery" is oci, and images of this site have no base and so no shell for KServe\'s sidecar: set '
+            "`modelcar_base` in section [airfreight], or choose delivery oci+native."
+        )

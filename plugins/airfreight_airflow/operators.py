@@ -3,9 +3,11 @@
 It does not run arbitrary images, takes no pod template and is not deferrable: our steps are short or show progress a
 person wants to see live. What it decides for every step stands in this file, with the reason beside it:
 
-- who the pod is (`Role`): publisher pods see the store's and the hub's secrets and the proxy, deployer pods see
-  Kubernetes, and validator pods see neither;
+- who the pod is (`Role`): publisher pods see the secrets of store, hub and registry and the proxy, deployer pods see
+  Kubernetes, builder pods run buildah in a namespace of their own, and validator pods see none of it;
 - what the pod may do: Pod Security "restricted", read-only root, a `/tmp` of its own, requests and limits;
+- which volume of the run it mounts, and where it therefore has to run;
+- how arguments are spelled: an option that renders to nothing is left out, and one of several lines is repeated;
 - what an exit code means: 2, 3, 4 fail for good, anything else is tried again;
 - what a person reads when it fails: the sentence the command wrote to its termination message.
 
@@ -16,7 +18,7 @@ DAG version.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
@@ -33,33 +35,61 @@ from airfreight_airflow import failures
 from airfreight_airflow.explanations import BASE, EXPLAINABLE, Circumstances, explain, first_cause
 from airfreight_airflow.hooks import HouseHook, HousePodManager
 from airfreight_airflow.pods import (
+    BUILDER,
     DEPLOYER,
+    DOWNLOADER,
+    IMAGE_BUILDER,
+    NO_MOUNTS,
     PUBLISHER,
     RESULT_FILE,
     VALIDATOR,
+    VOLUME_LABEL,
+    Mounts,
     Role,
+    beside_the_volume,
     container_security,
     environment_of,
     mounts_of,
     pod_security,
     resources,
+    restricted,
     volumes_of,
 )
 from airfreight_airflow.requests import hub_secret_of, refuse_unknown_keys
+from airfreight_airflow.route import MANY_NODES, Route
 from airfreight_airflow.settings import Settings, read_settings
+from airfreight_airflow.volumes import claim_name, namespace_of_volume
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-__all__ = ["DEPLOYER", "PUBLISHER", "VALIDATOR", "AirfreightPodOperator", "Role"]
+__all__ = [
+    "BUILDER",
+    "DEPLOYER",
+    "DOWNLOADER",
+    "IMAGE_BUILDER",
+    "PUBLISHER",
+    "VALIDATOR",
+    "AirfreightPodOperator",
+    "Role",
+]
+
+READ, WRITE = "read", "write"
+"""What a task does with the volume of its run, if the run has one."""
 
 
 class AirfreightPodOperator(KubernetesPodOperator):
     """Run `airfreight ARGUMENTS… --result FILE` in a pod; its JSON result becomes one XCom per key.
 
     Args:
-        arguments: the command and its arguments. (templated)
+        arguments: the command and its arguments. An option (`--x`) whose value renders to nothing is left out with its
+            value. (templated)
         role: who the pod is.
+        flags: options without a value.
+        repeated: options that are given once per line of their value.
+        share: for `--slice`, e.g. 2/8; empty: everything. What a mapped task is mapped over.
+        volume: `read` or `write` to mount the volume of the run at /staging, if the run has one; empty: never.
+        context_configmap: name of a ConfigMap to mount at /context; empty: none. (templated)
         pod_memory: memory limit of the pod.
         pod_cpu: CPU limit of the pod.
         kwargs: anything a KubernetesPodOperator takes; what stands in the house defaults below need not be given.
@@ -68,11 +98,18 @@ class AirfreightPodOperator(KubernetesPodOperator):
         AirflowException: any other end of the pod: retried.
     """
 
+    template_fields: Sequence[str] = (*KubernetesPodOperator.template_fields, "context_configmap")
+
     def __init__(
         self,
         *,
         arguments: list[str],
         role: Role,
+        flags: Sequence[str] = (),
+        repeated: Sequence[str] = (),
+        share: str = "",
+        volume: str = "",
+        context_configmap: str = "",
         pod_memory: str = "1Gi",
         pod_cpu: str = "2",
         **kwargs: Any,
@@ -81,14 +118,14 @@ class AirfreightPodOperator(KubernetesPodOperator):
         kwargs.setdefault("execution_timeout", timedelta(minutes=15))
         super().__init__(
             cmds=["airfreight"],
-            arguments=[*arguments, "--result", RESULT_FILE],
+            arguments=[*arguments, "--slice", share, "--result", RESULT_FILE],
             do_xcom_push=True,
             multiple_outputs=True,
             labels={"app.kubernetes.io/managed-by": "airfreight", "airfreight.dev/role": role.service_account},
             container_resources=resources(pod_cpu, pod_memory),
-            security_context=pod_security(),
-            container_security_context=container_security(),
-            xcom_sidecar_container_security_context=container_security(),
+            security_context=pod_security(role),
+            container_security_context=container_security(role),
+            xcom_sidecar_container_security_context=restricted(),
             base_container_name=BASE,
             deferrable=False,
             durable=True,  # a restarted worker finds the running pod again instead of starting a second one
@@ -105,6 +142,12 @@ class AirfreightPodOperator(KubernetesPodOperator):
             **kwargs,
         )
         self.role = role
+        self.flags = list(flags)
+        self.repeated = list(repeated)
+        self.share = share
+        self.volume = volume
+        self.context_configmap = context_configmap
+        self.sidecar_image = ""
 
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
         """Render as always; a request that cannot be rendered fails with its sentence."""
@@ -115,22 +158,28 @@ class AirfreightPodOperator(KubernetesPodOperator):
         """Run the pod to its end and return its result."""
         with self._ending(context):
             refuse_unknown_keys(context["dag_run"].conf, context["dag"].params)
-            self.settle(read_settings(), hub_secret_of(context["params"]), _owner(context))
+            site, params = read_settings(), context["params"]
+            # Not when fields are rendered: Airflow renders those of a mapped task without asking the operator.
+            self.arguments = [*spelled(self.arguments, self.repeated), *self.flags]
+            mounts = self._mount(site, params, claim_name(context["dag"].dag_id, context["run_id"]))
+            self.settle(site, hub_secret_of(params), _owner(context), mounts)
             return super().execute(context)
 
-    def settle(self, site: Settings, hub_secret: str = "", owner: str = "") -> None:
+    def settle(self, site: Settings, hub_secret: str = "", owner: str = "", mounts: Mounts = NO_MOUNTS) -> None:
         """Take what the site decides. None of these fields is a template, and none is known when the DAG is parsed.
 
         Args:
             site: the settings as they are now.
             hub_secret: Secret with the hub token that the request asks for; empty: the site's.
             owner: name under which the pod holds leases; see `environment_of`.
+            mounts: what of the run it mounts.
         Raises:
             RequestError: no image is configured.
         """
         self.kubernetes_conn_id = site.cluster_conn_id
-        self.image = site.require_image()
-        self.namespace = site.namespace
+        self.image = site.require_builder_image() if self.role.builds else site.require_image()
+        self.sidecar_image = site.require_image()
+        self.namespace = self.namespace or (site.builder_namespace if self.role.builds else site.namespace)
         self.service_account_name = self.role.service_account
         self.automount_service_account_token = self.role.kubernetes
         if self.execution_timeout is not None:
@@ -138,12 +187,23 @@ class AirfreightPodOperator(KubernetesPodOperator):
             start_up = self.startup_timeout_seconds + self.schedule_timeout_seconds
             self.active_deadline_seconds = int(self.execution_timeout.total_seconds()) + start_up
         self.env_vars = environment_of(self.role, site, hub_secret, owner)
-        self.volumes, self.volume_mounts = volumes_of(site), mounts_of(site)
+        self.volumes, self.volume_mounts = volumes_of(self.role, site, mounts), mounts_of(self.role, site, mounts)
+
+    def _mount(self, site: Settings, params: Any, claim: str) -> Mounts:
+        """Say what of its run the pod mounts, and go where the volume is: a claim belongs to one namespace."""
+        route = Route.of(params, site.destination, site.volume_access) if self.volume else Route()
+        if not route.staged:
+            return Mounts(context=self.context_configmap)
+        self.namespace = namespace_of_volume(route, site)
+        self.labels = {**self.labels, VOLUME_LABEL: claim}
+        if site.volume_access != MANY_NODES:
+            self.affinity = beside_the_volume(claim)
+        return Mounts(claim, read_only=self.volume == READ, context=self.context_configmap)
 
     @cached_property
     def hook(self) -> HouseHook:
         """The cluster of the site's connection."""
-        return HouseHook(conn_id=self.kubernetes_conn_id, sidecar_image=str(self.image))
+        return HouseHook(conn_id=self.kubernetes_conn_id, sidecar_image=self.sidecar_image)
 
     @cached_property
     def pod_manager(self) -> HousePodManager:
@@ -195,6 +255,30 @@ class AirfreightPodOperator(KubernetesPodOperator):
             time_limit=str(self.execution_timeout),
             pod=manager.last_seen if manager else None,
         )
+
+
+def spelled(arguments: Sequence[Any], repeated: Sequence[str] = ()) -> list[str]:
+    """The arguments as the command gets them: an option without a value is left out, one of several lines repeated.
+
+        ["resolve", "hf://acme/pong", "--base", "", "--store", "s3://a/\\noci://b/"], repeated: ["--store"]
+        ["resolve", "hf://acme/pong", "--store", "s3://a/", "--store", "oci://b/"]
+
+    Args:
+        arguments: rendered; None where a task that was skipped left no result. Each `--option` has its value behind it.
+    """
+    words = iter(arguments)
+    said: list[str] = []
+    for word in words:
+        option = "" if word is None else str(word)
+        if not option.startswith("--"):
+            said.append(option)
+            continue
+        value = str(next(words, None) or "")
+        for text in value.splitlines() if option in repeated else [value]:
+            if text.strip():
+                # What a person wrote may begin with a dash and is no option of ours.
+                said += [f"{option}={text}"] if text.startswith("-") else [option, text]
+    return said
 
 
 def _owner(context: Context) -> str:

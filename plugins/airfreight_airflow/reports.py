@@ -3,21 +3,21 @@ served prefix.
 
     s3://llm-models/.airfreight/reports/deliver_model/manual__2026-11-22T16:11:00+00:00.json   and   ….md
 
-    {"artifact": "s3://llm-models/acme/pong/41ab6c1b1c1f/", "bytes": 33554432, "commit": "41ab…", "files": 9, "format":
-    1,
-     "manifest_sha256": "71d0…", "moved_bytes": 0, "name": "acme-pong", "namespace": "models", "release":
-     "9f2c41ab6c1b", "question": "ping", "answer": "pong from A", "system_fingerprint": "vllm-…", "url":
-     "http://acme-pong-predictor…", "run_id": "manual__…", "source": "hf://acme/pong@41ab…", "seconds": {"resolve": 6.1,
-     "upload_to_s3": 8.0, …}}
+    {"artifact": "s3://llm-models/acme/pong/41ab6c1b1c1f/", "artifacts": ["s3://…", "oci://…@sha256:…"], "bytes":
+     33554432, "commit": "41ab…", "files": 9, "format": 1, "manifest_sha256": "71d0…", "moved_bytes": 0, "source":
+     "hf://acme/pong@41ab…", "name": "acme-pong", "namespace": "models", "release": "9f2c41ab6c1b", "delivery":
+     "oci+native", "question": "ping", "answer": "pong from A", "system_fingerprint": "vllm-…", "url":
+     "http://acme-pong-predictor…", "run_id": "manual__…", "seconds": {"resolve": 6.1, "upload_to_s3": 8.0, …}}
 
-XComs only point at things. What the report says of the artifact is read back from the store.
+XComs only point at things. What the report says of an artifact in S3 is read back from the store; an image is named by
+the digest that the registry confirmed. A run that only publishes has neither answer nor address.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -27,13 +27,14 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from airfreight.errors import AirfreightError, IntegrityError, RequestError, TemporaryError
 from airfreight.manifest import MANIFEST_NAME, RESERVED_DIRECTORY, Manifest
 from airfreight_airflow import failures
+from airfreight_airflow.route import MAPPED, OPTIONAL, PUBLISHING, RESOLVE, Route
 from airfreight_airflow.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 FORMAT = 1
-STEPS = ("resolve", "upload_to_s3", "deploy", "wait_until_ready", "validate")
+STEPS = (RESOLVE, *(task for task in OPTIONAL if task != "report"))
 # What S3 says when asking again changes nothing.
 _REFUSALS = frozenset(
     {"403", "404", "AccessDenied", "InvalidAccessKeyId", "NoSuchBucket", "NoSuchKey", "SignatureDoesNotMatch"}
@@ -44,29 +45,26 @@ log = logging.getLogger(__name__)
 Results = Mapping[str, Any]
 
 
-def write_report(uploaded: Results, deployed: Results, ready: Results | str, validated: Results) -> dict[str, str]:
+def write_report() -> dict[str, Any]:
     """The `report` task: read the artifact back, write the report, show it.
 
-    Args:
-        uploaded: result of `airfreight copy`.
-        deployed: result of `airfreight deploy`.
-        ready: result of the sensor; as JSON text when its trigger ended the task, because Airflow 3.3 serialises what a
-            trigger leaves one time more (`TaskInstance.xcom_push` in airflow/models/trigger.py).
-        validated: result of `airfreight validate`.
     Returns:
-        `{"report": "s3://…json", "artifact": "s3://…/"}`: pointers.
+        `{"report": "s3://…json", "artifact": "s3://…/", "artifacts": [...]}`: pointers.
     """
     context = get_current_context()
     try:
         settings = read_settings()
         store = Store(settings)
+        route = Route.of(context["params"], settings.destination, settings.volume_access)
         report = {
-            **_of_steps(uploaded, deployed, json.loads(ready) if isinstance(ready, str) else ready, validated),
-            **_of_artifact(store, uploaded),
+            **compose(results_of(context["ti"], route)),
             "format": FORMAT,
             "run_id": context["run_id"],
             "seconds": _seconds(context),
         }
+        for artifact in report["artifacts"]:
+            if artifact.startswith("s3://"):
+                check_read_back(store, artifact, report["manifest_sha256"])
         place = f"{settings.store}{RESERVED_DIRECTORY}/reports/{context['dag'].dag_id}/{context['run_id']}"
         text = as_markdown(report)
         store.write(f"{place}.json", json.dumps(report, sort_keys=True, ensure_ascii=False, indent=1) + "\n")
@@ -74,7 +72,36 @@ def write_report(uploaded: Results, deployed: Results, ready: Results | str, val
     except AirfreightError as error:
         failures.end_task(context, error)
     log.info("Report %s.md\n\n%s", place, text)
-    return {"report": f"{place}.json", "artifact": str(report["artifact"])}
+    return {"report": f"{place}.json", "artifact": report["artifact"], "artifacts": report["artifacts"]}
+
+
+def results_of(ti: Any, route: Route) -> dict[str, list[Results]]:
+    """What the tasks on a run's way left, by task; one result, or of a mapped task one per pod.
+
+    Args:
+        ti: the task instance that asks.
+        route: skipped tasks are not asked, for Airflow logs an error for each result that is not there.
+    """
+    found: dict[str, list[Results]] = {}
+    for task in (RESOLVE, *route.tasks()):
+        if task in MAPPED:
+            left = ti.xcom_pull(task_ids=task, map_indexes=range(len(route.shares()))) or []
+            found[task] = [result for result in left if result]
+        elif task in (RESOLVE, *PUBLISHING, "render", "smoke_test", "deploy", "wait_until_ready", "validate"):
+            found[task] = [_decoded(ti.xcom_pull(task_ids=task))]
+    return found
+
+
+def compose(results: Mapping[str, Sequence[Results]]) -> dict[str, Any]:
+    """What the report says of a run, from what its tasks left.
+
+    Args:
+        results: as `results_of` returns them.
+    """
+    copies = [result for task in PUBLISHING for result in results.get(task, ())]
+    # What `download` put onto the volume was moved once more from there, and that is what counts.
+    shares = [result for task in MAPPED if task != "download" for result in results.get(task, ())]
+    return {**_of_source(results[RESOLVE][0], copies), **_of_copies(copies, shares), **_of_serving(results)}
 
 
 class Store:
@@ -136,15 +163,11 @@ def as_markdown(report: Results) -> str:
         "",
         "| | |",
         "|---|---|",
-        f"| artifact | {report['artifact']} |",
+        *(f"| artifact | {artifact} |" for artifact in report["artifacts"]),
         f"| size | {report['files']} files, {_megabytes(report['bytes'])}, moved {_megabytes(report['moved_bytes'])} |",
         f"| manifest | sha256 {report['manifest_sha256']} |",
         *_provenance(report),
-        f"| served as | {report['name']} in namespace {report['namespace']}, release {report['release']} |",
-        f"| address | {report['url']} |",
-        f"| question | {_cell(report['question'])} |",
-        f"| answer | {_cell(report['answer'])} |",
-        f"| system_fingerprint | {_cell(report['system_fingerprint'])} |",
+        *_service(report),
         "",
         "| step | seconds |",
         "|---|---:|",
@@ -162,60 +185,100 @@ def _provenance(report: Results) -> Iterator[str]:
         yield f"| can run code | {_cell(', '.join(report['unsafe_files']))}: {_cell(report['allow_unsafe'])} |"
 
 
+def _service(report: Results) -> Iterator[str]:
+    where = f"{report.get('name')} in namespace {report.get('namespace')}, release {report.get('release')}"
+    mode = f", delivery {report['delivery']}" if report.get("delivery") else ""
+    if report.get("answer") is None:
+        yield f"| not deployed | rendered as {where}{mode} |"
+        return
+    yield f"| served as | {where}{mode} |"
+    yield f"| address | {report['url']} |"
+    for key in ("question", "answer", "system_fingerprint"):
+        yield f"| {key} | {_cell(report[key])} |"
+
+
 def in_order(breadcrumbs: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Seconds per finished step, in the order of the run."""
-    found = {str(crumb["task_id"]): float(crumb["duration"] or 0.0) for crumb in breadcrumbs}
+    """Seconds per finished step, in the order of the run; of a step in several pods those of the slowest."""
+    found: dict[str, float] = {}
+    for crumb in breadcrumbs:
+        step = str(crumb["task_id"])
+        if str(crumb.get("state")) != "skipped":
+            found[step] = max(found.get(step, 0.0), float(crumb["duration"] or 0.0))
     return {step: round(found[step], 1) for step in STEPS if step in found}
 
 
-def _decoded(result: Results | str | None) -> Results:
-    # Airflow 3.3 encodes the XComs of a TaskSuccessEvent twice (models/trigger.py hands them to the ORM's xcom_push,
-    # whose XComModel.set makes JSON of what the column makes JSON of again), so the worker gets a string.
-    decoded: Results = json.loads(result) if isinstance(result, str) else result or {}
-    return decoded
+def check_read_back(store: Store, artifact: str, manifest_sha256: str) -> None:
+    """Check that the artifact in the store is the one that this run wrote.
+
+    Raises:
+        IntegrityError: it has another manifest, or none that can be read.
+    """
+    try:
+        manifest = Manifest.from_json(store.read(artifact + MANIFEST_NAME))
+    except ValueError as error:
+        raise IntegrityError(f"{artifact}{MANIFEST_NAME} is no manifest ({error}): deliver the model again.") from error
+    if manifest.sha256 != manifest_sha256:
+        raise IntegrityError(
+            f"{artifact}{MANIFEST_NAME} has sha256 {manifest.sha256}, this run wrote {manifest_sha256}: "
+            "somebody replaced the artifact while it was delivered; deliver it again."
+        )
 
 
-def _of_steps(uploaded: Results, deployed: Results, ready: Results, validated: Results) -> dict[str, Any]:
+def _of_source(resolved: Results, copies: Sequence[Results]) -> dict[str, Any]:
+    # A copy lists the files again; the last word on them is its own.
+    last: Results = {**resolved, **(copies[-1] if copies else {})}
     return {
-        "licences": uploaded.get("licences"),
+        "source": resolved.get("source") or last.get("source"),
+        "commit": last.get("commit"),
+        "files": last["files"],
+        "bytes": last["size_bytes"],
+        "manifest_sha256": last["manifest_sha256"],
+        "licences": resolved.get("licences"),
         # Why files that can run code were taken: whoever meets them later finds it here.
-        "unsafe_files": uploaded.get("unsafe_files") or [],
-        "allow_unsafe": uploaded.get("allow_unsafe"),
-        "moved_bytes": uploaded["moved_bytes"],
-        "copy_seconds": uploaded["seconds"],
-        "name": deployed["name"],
-        "namespace": deployed["namespace"],
-        "release": deployed["release"],
-        "changed": deployed["changed"],
-        "url": deployed["url"],
+        "unsafe_files": last.get("unsafe_files") or [],
+        "allow_unsafe": last.get("allow_unsafe"),
+    }
+
+
+def _of_copies(copies: Sequence[Results], shares: Sequence[Results]) -> dict[str, Any]:
+    artifacts = [str(copied["artifact"]) for copied in copies]
+    return {
+        "artifact": artifacts[0],
+        "artifacts": artifacts,
+        "moved_bytes": sum(int(copied.get("moved_bytes") or 0) for copied in (*copies, *shares)),
+        "copy_seconds": max(float(copied.get("seconds") or 0.0) for copied in (*copies, *shares)),
+    }
+
+
+def _of_serving(results: Mapping[str, Sequence[Results]]) -> dict[str, Any]:
+    def of(task: str) -> Results:
+        return next(iter(results.get(task, ())), {})
+
+    rendered, smoke, deployed, ready, validated = map(
+        of, ("render", "smoke_test", "deploy", "wait_until_ready", "validate")
+    )
+    facts = {**rendered, **deployed}
+    return {
+        "name": facts.get("name"),
+        "namespace": facts.get("namespace"),
+        "release": facts.get("release"),
+        "delivery": facts.get("delivery") or smoke.get("delivery"),
+        "changed": deployed.get("changed", False),
+        "url": deployed.get("url"),
         "ready_seconds": ready.get("seconds"),
-        "question": validated["question"],
-        "answer": validated["answer"],
-        "system_fingerprint": validated["system_fingerprint"],
+        "question": validated.get("question"),
+        "answer": validated.get("answer"),
+        "system_fingerprint": validated.get("system_fingerprint"),
         "tokens_per_s": validated.get("tokens_per_s"),
         "ttft_s": validated.get("ttft_s"),
     }
 
 
-def _of_artifact(store: Store, uploaded: Results) -> dict[str, Any]:
-    artifact = str(uploaded["artifact"])
-    try:
-        manifest = Manifest.from_json(store.read(artifact + MANIFEST_NAME))
-    except ValueError as error:
-        raise IntegrityError(f"{artifact}{MANIFEST_NAME} is no manifest ({error}): deliver the model again.") from error
-    if manifest.sha256 != uploaded["manifest_sha256"]:
-        raise IntegrityError(
-            f"{artifact}{MANIFEST_NAME} has sha256 {manifest.sha256}, this run wrote {uploaded['manifest_sha256']}: "
-            "somebody replaced the artifact while it was delivered; deliver it again."
-        )
-    return {
-        "artifact": artifact,
-        "source": manifest.source,
-        "commit": manifest.commit,
-        "files": len(manifest.files),
-        "bytes": manifest.size,
-        "manifest_sha256": manifest.sha256,
-    }
+def _decoded(result: Results | str | None) -> Results:
+    # That of the sensor is JSON text when its trigger ended the task: Airflow 3.3 serialises what a trigger leaves one
+    # time more (`TaskInstance.xcom_push` in airflow/models/trigger.py).
+    decoded: Results = json.loads(result) if isinstance(result, str) else result or {}
+    return decoded
 
 
 def _seconds(context: Context) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """A person's request: the conf of a `deliver_model` run, as the form, the REST API and the command line send it.
 
     {"model": "acme/pong", "revision": "main", "name": "", "namespace": "",   essentials
+     "destination": "both", "builder": "stream", "staging": "", "pods": 1, "deploy": true,     see `route.py`
      "gpus": 1, "memory": "24Gi", …,                                          the fields of `airfreight.serving.Serving`
      "question": "ping", "hub_secret": "",
      "allow_patterns": ["*.safetensors", "*.json"], "ignore_patterns": [], "allow_unsafe": "", "dry_run": false}
@@ -22,7 +23,7 @@ from airfreight.errors import RequestError
 from airfreight.patterns import Patterns
 from airfreight.prechecks import Rules
 from airfreight.serving import Serving, parse_serving
-from airfreight.source import DEFAULT_REVISION, HubModel, parse_source
+from airfreight.source import DEFAULT_REVISION, HubModel, parse_any_destination, parse_any_source, parse_source
 
 SERVICE_NAME_LENGTH = 40
 """Longest name, in characters: KServe appends `-predictor`, Kubernetes its pod suffixes, and a label ends at 63."""
@@ -157,6 +158,84 @@ def check_request(params: Mapping[str, Any], default_namespace: str, default_run
     service_name_of(params)
     namespace_of(params, default_namespace)
     serving_of(params, default_runtime)
+
+
+def mirror_of(params: Mapping[str, Any], registry: str) -> tuple[str, str]:
+    """Source and destination of a `mirror_model` run.
+
+    Args:
+        params: of the run.
+        registry: the site's root for images, for requests that name no destination; may be empty.
+    Raises:
+        RequestError: one of them is missing, malformed, or no pair that is mirrored.
+    """
+    source, destination = _text(params, "source"), _text(params, "destination") or registry
+    patterns_of(params)
+    allow_unsafe_of(params)
+    scheme = source.partition("://")[0].lower()
+    if scheme not in ("oci", "s3"):
+        raise RequestError(
+            f'"source" is {source!r}: give an image, oci://registry/repository:tag, or a version in a bucket, '
+            "s3://bucket/owner/name/version/; models of the hub are for deliver_model with deploy off."
+        )
+    if not destination:
+        raise RequestError(
+            '"destination" is empty and the site has no registry: give oci://registry/path/ or s3://bucket/root/, or '
+            "set `registry` in section [airfreight]."
+        )
+    if scheme == "s3" and not destination.startswith("oci://"):
+        raise RequestError(
+            f'"destination" is {destination!r} and "source" lies in a bucket: give oci://registry/path/.'
+        )
+    return str(parse_any_source(source)), str(parse_any_destination(destination))
+
+
+def runtime_image_of(params: Mapping[str, Any], registry: str) -> str:
+    """Where `build_runtime` puts its image.
+
+    Raises:
+        RequestError: neither the request nor the site says where, or it is no repository.
+    """
+    image = _text(params, "image") or (f"{registry}runtimes/{_text(params, 'template')}" if registry else "")
+    if not image:
+        raise RequestError(
+            '"image" is empty and the site has no registry: give oci://registry/repository, or set `registry` in '
+            "section [airfreight]."
+        )
+    if not re.fullmatch(r"oci://[^/@\s]+(/[a-z0-9][a-z0-9._-]*)+(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?", image):
+        raise RequestError(
+            f'"image" is {image!r}, which is no repository: write oci://registry/repository, with :tag if you like.'
+        )
+    return image
+
+
+def containerfile_of(params: Mapping[str, Any]) -> str:
+    """The ConfigMap with the Containerfile; empty: none.
+
+    Raises:
+        RequestError: it is no name of a ConfigMap, or a context is given too.
+    """
+    name = _text(params, "containerfile")
+    if name and not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", name):
+        raise RequestError(
+            f'"containerfile" is {name[:80]!r}, which is no name of a ConfigMap: put the Containerfile into one of the '
+            "builder's namespace, key Containerfile, and give that ConfigMap's name."
+        )
+    if name and context_of(params):
+        raise RequestError('"containerfile" and "context" are both given: keep one of them.')
+    return name
+
+
+def context_of(params: Mapping[str, Any]) -> str:
+    """The directory of the builder image that holds Containerfile and files; empty: none.
+
+    Raises:
+        RequestError: it is no absolute path.
+    """
+    path = _text(params, "context").rstrip("/")
+    if path and not re.fullmatch(r"(/[A-Za-z0-9_][A-Za-z0-9._-]*)+", path):
+        raise RequestError(f'"context" is {path!r}: give a directory of the builder image as /opt/site/runtime.')
+    return path
 
 
 def _model_of(params: Mapping[str, Any]) -> HubModel:

@@ -6,7 +6,9 @@
     target_namespace = models                     where models are served when the request names no namespace
     cluster_conn_id = airfreight_cluster          connection of type kubernetes
     store_conn_id = airfreight_store              connection of type aws: the worker reads the store, writes reports
-    store = s3://llm-models/                      root of everything that is published
+    store = s3://llm-models/                      root of everything that is published to S3
+    registry =                                    root for images, e.g. oci://registry.example/models/; empty: no images
+    destination = s3                              where a model goes when the request does not say: s3, oci or both
     store_endpoint = http://minio.minio.svc:9000  S3 endpoint as pods see it; empty: AWS
     store_secret = airfreight-store               Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY
     hub_secret = airfreight-hub                   Secret with key `token`; may be absent
@@ -17,6 +19,15 @@
                                                   proxy and store, in PEM, instead of the public ones; empty: those
     licence_deny =                                licences that are refused: cc-by-nc-*,unknown; empty: none
     runtime = airfreight-vllm-cpu-1a2b3c4d5e6f    ServingRuntime used when the request names none
+    registry_secret =                             Secret (dockerconfigjson) of our pods with the registry's login
+    plain_http_registries =                       registries that speak plain http: registry.models.svc:5000, …
+    modelcar_base =                               image by digest below the layers of a model; empty: /models alone
+    builder_image =                               image with buildah and airfreight; needed for builder=buildah
+    builder_namespace = airfreight-build          where buildah's pods run: Pod Security "baseline"
+    builder_policy =                              ConfigMap there, key policy.json: which bases buildah may use
+    pull_secret =                                 Secret in target namespaces with which nodes pull images of models
+    storage_class =                               of the volumes of staging=volume; empty: the cluster's default
+    volume_access = ReadWriteOnce                 or ReadWriteMany, where several pods may share a volume
 
 Nothing is read when this module is imported, so a DAG file parses where nothing is configured.
 """
@@ -31,9 +42,15 @@ from airflow.sdk import conf
 
 from airfreight.errors import RequestError
 from airfreight.source import parse_destination
+from airfreight_airflow.route import DESTINATIONS, MANY_NODES, ONE_NODE
 
 SECTION = "airfreight"
 _OBJECT_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+# A registry is a host with or without a port; the first part of an image's name is one when it holds a dot or a colon,
+# or is localhost (distribution reference/normalize.go).
+_REGISTRY = re.compile(r"(localhost|[a-zA-Z0-9.-]+[.:][a-zA-Z0-9.:-]*[a-zA-Z0-9]|\[[0-9a-f:]+\](:[0-9]+)?)")
+_REGISTRY_ROOT = re.compile(rf"oci://{_REGISTRY.pattern}(/[a-z0-9][a-z0-9._-]*)*/")
+_BY_DIGEST = re.compile(rf"{_REGISTRY.pattern}(/[a-z0-9][a-z0-9._-]*)+@sha256:[0-9a-f]{{64}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +72,17 @@ class Settings:
     ca_bundle_configmap: str
     licence_deny: str
     runtime: str
+    registry: str
+    destination: str
+    registry_secret: str
+    plain_http_registries: str
+    modelcar_base: str
+    builder_image: str
+    builder_namespace: str
+    builder_policy: str
+    pull_secret: str
+    storage_class: str
+    volume_access: str
 
     def require_image(self) -> str:
         """The image of every pod.
@@ -69,12 +97,38 @@ class Settings:
             )
         return self.image
 
+    def require_builder_image(self) -> str:
+        """The image of the pods in which buildah runs.
+
+        Raises:
+            RequestError: none is configured.
+        """
+        if not self.builder_image:
+            raise RequestError(
+                "No builder image is configured: set `builder_image` in section [airfreight] of Airflow's "
+                "configuration to the image with buildah and airfreight, or choose builder stream."
+            )
+        return self.builder_image
+
+    def require_registry(self) -> str:
+        """The root below which images lie, with its closing slash.
+
+        Raises:
+            RequestError: none is configured.
+        """
+        if not self.registry:
+            raise RequestError(
+                "No registry is configured: set `registry` in section [airfreight] of Airflow's configuration to the "
+                "root for images, such as oci://registry.example/models/, or choose destination s3."
+            )
+        return self.registry
+
 
 def read_settings() -> Settings:
     """Read the settings now.
 
     Raises:
-        RequestError: `store` is no root of a bucket, or `ca_bundle_configmap` no name of a ConfigMap.
+        RequestError: one of them has a value that it cannot have; the sentence names it.
     """
     return Settings(
         image=_read("image"),
@@ -89,9 +143,20 @@ def read_settings() -> Settings:
         hub_endpoint=_read("hub_endpoint"),
         https_proxy=_read("https_proxy"),
         no_proxy=_read("no_proxy"),
-        ca_bundle_configmap=_configmap(_read("ca_bundle_configmap")),
+        ca_bundle_configmap=_configmap("ca_bundle_configmap", _read("ca_bundle_configmap"), "the CAs in key ca.crt"),
         licence_deny=_read("licence_deny"),
         runtime=_read("runtime"),
+        registry=_registry_root(_read("registry")),
+        destination=_one_of("destination", _read("destination", "s3"), DESTINATIONS),
+        registry_secret=_secret("registry_secret", _read("registry_secret")),
+        plain_http_registries=_registries(_read("plain_http_registries")),
+        modelcar_base=_by_digest(_read("modelcar_base")),
+        builder_image=_read("builder_image"),
+        builder_namespace=_read("builder_namespace", "airfreight-build"),
+        builder_policy=_configmap("builder_policy", _read("builder_policy"), "the policy in key policy.json"),
+        pull_secret=_secret("pull_secret", _read("pull_secret")),
+        storage_class=_read("storage_class"),
+        volume_access=_one_of("volume_access", _read("volume_access", "ReadWriteOnce"), (ONE_NODE, MANY_NODES)),
     )
 
 
@@ -100,13 +165,55 @@ def _read(option: str, fallback: str = "") -> str:
     return str(value or "").strip()
 
 
-def _configmap(name: str) -> str:
+def _wrong(option: str, problem: str) -> RequestError:
+    return RequestError(f"`{option}` in section [airfreight] of Airflow's configuration: {problem}")
+
+
+def _configmap(option: str, name: str, content: str) -> str:
     if name and not _OBJECT_NAME.fullmatch(name):
-        raise RequestError(
-            f"`ca_bundle_configmap` in section [airfreight] of Airflow's configuration: {name!r} is no name of a "
-            "ConfigMap: give one of the workers' namespace that has the CAs in key ca.crt."
-        )
+        raise _wrong(option, f"{name!r} is no name of a ConfigMap: give one of the pods' namespace that has {content}.")
     return name
+
+
+def _secret(option: str, name: str) -> str:
+    if name and not _OBJECT_NAME.fullmatch(name):
+        # Not repeated: perhaps somebody put the login itself here.
+        raise _wrong(option, "this is no name of a Secret: give one of type kubernetes.io/dockerconfigjson.")
+    return name
+
+
+def _one_of(option: str, value: str, choices: tuple[str, ...]) -> str:
+    if value not in choices:
+        raise _wrong(option, f"{value!r} is none of {', '.join(choices)}: give one of them.")
+    return value
+
+
+def _registry_root(url: str) -> str:
+    """The root for images with its closing slash: repositories' names are appended to it."""
+    root = f"{url.rstrip('/')}/" if url else ""
+    if root and not _REGISTRY_ROOT.fullmatch(root):
+        raise _wrong(
+            "registry", f"{url!r} is no root for images: give a registry and small letters, as oci://host:5000/models/."
+        )
+    return root
+
+
+def _registries(text: str) -> str:
+    hosts = [host.strip() for host in text.split(",") if host.strip()]
+    for host in hosts:
+        if not _REGISTRY.fullmatch(host):
+            raise _wrong("plain_http_registries", f"{host!r} is no registry: give hosts with ports, as registry:5000.")
+    return ",".join(hosts)
+
+
+def _by_digest(reference: str) -> str:
+    if reference and not _BY_DIGEST.fullmatch(reference):
+        raise _wrong(
+            "modelcar_base",
+            f"{reference!r} names no image by its digest: write registry/repository@sha256: and 64 hex digits, for a "
+            "tag may move.",
+        )
+    return reference
 
 
 def _store_root(url: str) -> str:
@@ -114,4 +221,4 @@ def _store_root(url: str) -> str:
     try:
         return str(parse_destination(url))
     except RequestError as error:
-        raise RequestError(f"`store` in section [airfreight] of Airflow's configuration: {error.message}") from None
+        raise _wrong("store", error.message) from None

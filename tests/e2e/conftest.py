@@ -25,6 +25,7 @@ from devcluster.config import REPOSITORY, Cluster
 DAG = "deliver_model"
 DAEMON = "airflow-tests"
 STORE_SECRET = "airfreight-store-e2e"
+WORKER_NAMESPACES = ("airfreight", "airfreight-build")
 
 
 @dataclass
@@ -34,7 +35,8 @@ class Delivery:
     Attributes:
         namespace: the target namespace, with Airfreight's rights in it.
         locked: a namespace in which Airfreight has no rights.
-        runs: the ids of the runs the current test started, for its logs.
+        registry: root for images of these tests alone; they stay in the registry until it is cleared.
+        runs: the DAGs and ids of the runs the current test started, for its logs.
     """
 
     cluster: Cluster
@@ -43,28 +45,41 @@ class Delivery:
     bucket: str
     namespace: str
     locked: str
-    runs: list[str] = field(default_factory=list)
+    registry: str
+    runs: list[tuple[str, str]] = field(default_factory=list)
 
     def api(self) -> AirflowApi:
         password = addons.credentials(self.cluster)["airflow_password"]
         return AirflowApi(airflow.url(self.port), user=airflow.USER, password=password)
 
     def trigger(self, **conf: Any) -> str:
-        """Start a run through REST and return its id."""
+        """Start a delivery through REST and return its id."""
+        return self.start(DAG, namespace=self.namespace, **conf)
+
+    def start(self, dag_id: str, **conf: Any) -> str:
+        """Start a run of any DAG through REST and return its id."""
         with self.api() as api:
-            run_id = api.trigger(DAG, {"namespace": self.namespace, **conf})
-        self.runs.append(run_id)
+            run_id = api.trigger(dag_id, conf)
+        self.runs.append((dag_id, run_id))
         return run_id
 
-    def finish(self, run_id: str) -> RunSummary:
+    def finish(self, run_id: str, dag_id: str = DAG) -> RunSummary:
         """Wait for a run's end and say what it did."""
         with self.api() as api:
-            for _ in api.follow(DAG, run_id):
+            for _ in api.follow(dag_id, run_id):
                 pass
-            return api.run_summary(DAG, run_id)
+            return api.run_summary(dag_id, run_id)
 
     def deliver(self, **conf: Any) -> RunSummary:
         return self.finish(self.trigger(**conf))
+
+    def run(self, dag_id: str, **conf: Any) -> RunSummary:
+        return self.finish(self.start(dag_id, **conf), dag_id)
+
+    def claims(self, namespace: str) -> list[str]:
+        """Volumes of runs in a namespace that are not being removed."""
+        found = self.get("persistentvolumeclaims", namespace=namespace, selector="airfreight.dev/dag=deliver_model")
+        return [item["metadata"]["name"] for item in found["items"] if "deletionTimestamp" not in item["metadata"]]
 
     def kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         return control_plane.kubectl(self.cluster, *arguments, stdin=stdin)
@@ -107,6 +122,7 @@ class Delivery:
             "AIRFLOW__AIRFREIGHT__STORE": f"s3://{self.bucket}/",
             "AIRFLOW__AIRFREIGHT__STORE_SECRET": STORE_SECRET,
             "AIRFLOW__AIRFREIGHT__TARGET_NAMESPACE": self.namespace,
+            "AIRFLOW__AIRFREIGHT__REGISTRY": self.registry,
             **extra,
         }
 
@@ -117,9 +133,10 @@ class Delivery:
         self.store().create_bucket(Bucket=self.bucket)
 
     def put_store_secret(self, password: str) -> None:
-        """The Secret that the publisher's pods of this Airflow use."""
+        """The Secret that the publisher's pods of this Airflow use, also beside buildah."""
         keys = {"AWS_ACCESS_KEY_ID": addons.STORE_USER, "AWS_SECRET_ACCESS_KEY": password}
-        addons.apply(self.cluster, yaml.safe_dump(_secret("airfreight", STORE_SECRET, keys)))
+        secrets_ = [_secret(namespace, STORE_SECRET, keys) for namespace in WORKER_NAMESPACES]
+        addons.apply(self.cluster, yaml.safe_dump_all(secrets_))
 
 
 def _secret(
@@ -135,7 +152,9 @@ def delivery(embedded: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Ite
     mark = secrets.token_hex(3)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    made = Delivery(embedded, port, tmp_path_factory.mktemp("airflow"), f"e2e-{mark}", f"e2e-{mark}", f"locked-{mark}")
+    registry = f"oci://{embedded.registry}/e2e-{mark}/"
+    home, name = tmp_path_factory.mktemp("airflow"), f"e2e-{mark}"
+    made = Delivery(embedded, port, home, name, name, f"locked-{mark}", registry)
     try:
         _make_namespaces(made, tmp_path_factory.mktemp("overlay"))
         made.put_store_secret(addons.credentials(embedded)["store_password"])
@@ -167,7 +186,8 @@ def _make_namespaces(made: Delivery, overlay: Path) -> None:
 def _remove(made: Delivery) -> None:
     with contextlib.ExitStack() as stack:  # each of these, also when another fails
         stack.callback(_remove_bucket, made)
-        stack.callback(made.kubectl, "delete", "secret", "-n", "airfreight", STORE_SECRET, "--ignore-not-found")
+        for namespace in WORKER_NAMESPACES:
+            stack.callback(made.kubectl, "delete", "secret", "-n", namespace, STORE_SECRET, "--ignore-not-found")
         names = (made.namespace, made.locked)
         stack.callback(made.kubectl, "delete", "namespace", *names, "--ignore-not-found", "--wait=false")
         stack.callback(daemons.stop, made.cluster, [DAEMON], grace_s=20)
@@ -207,12 +227,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def _evidence(delivery: Delivery) -> Iterator[tuple[str, str]]:
-    for run_id in delivery.runs:
+    for dag_id, run_id in delivery.runs:
         with contextlib.suppress(Exception), delivery.api() as api:
-            summary = api.run_summary(DAG, run_id)
-            yield f"run {run_id}", json.dumps(summary.to_json(), indent=1, default=str)
-    for kind in ("pods", "inferenceservices", "events"):
-        for namespace in (delivery.namespace, "airfreight"):
+            summary = api.run_summary(dag_id, run_id)
+            yield f"run {run_id} of {dag_id}", json.dumps(summary.to_json(), indent=1, default=str)
+    for kind in ("pods", "inferenceservices", "persistentvolumeclaims", "events"):
+        for namespace in (delivery.namespace, *WORKER_NAMESPACES):
             with contextlib.suppress(Exception):
                 yield f"{kind} in {namespace}", delivery.kubectl("get", kind, "-n", namespace, "-o", "wide")
     logs = sorted(delivery.home.glob("logs/**/*.log"), key=lambda path: path.stat().st_mtime)[-1:]

@@ -28,6 +28,9 @@ from airfreight.errors import RequestError, TemporaryError
 from airfreight.manifest import Manifest, ManifestFile
 from tests.unit.fake_kube import FakeKube, fake_kube
 
+WAY = ("upload_to_s3", "deploy", "wait_until_ready", "validate", "report")
+"""What follows `resolve` of a plain delivery."""
+
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
@@ -130,6 +133,7 @@ def environment(home: Path, port: int, kube: FakeKube, minio: Any) -> dict[str, 
         "AIRFLOW__AIRFREIGHT__IMAGE": "registry:5000/airfreight-worker:test",
         "AIRFLOW__AIRFREIGHT__STORE_ENDPOINT": minio.endpoint_url,
         "AIRFLOW__AIRFREIGHT__RUNTIME": "airfreight-vllm-cpu-1a2b3c4d5e6f",
+        "AIRFLOW__AIRFREIGHT__VOLUME_ACCESS": "ReadWriteMany",
     }
 
 
@@ -163,15 +167,18 @@ def kube(airflow: Airflow) -> FakeKube:
         Bucket="llm-models", Key=f"acme/pong/{manifest.version}/airfreight.json", Body=manifest.canonical
     )
     copied = {"artifact": artifact, "source": manifest.source, "manifest_sha256": manifest.sha256}
-    sizes = {"files": 1, "size_bytes": 1000, "moved_bytes": 1000, "seconds": 0.5}
+    sizes = {"commit": COMMIT, "files": 1, "size_bytes": 1000, "moved_bytes": 1000, "seconds": 0.5}
     deployed = {"release": RELEASE, "name": "acme-pong", "namespace": "models", "changed": True}
     address = {"url": "http://acme-pong-predictor.models.svc.cluster.local", "served_name": "acme/pong"}
     answered = {"question": "ping", "answer": "pong from A", "system_fingerprint": "vllm-1", "seconds": 1.0}
     kube = airflow.kube
     kube.created.clear()
+    kube.made_claims.clear()
     kube.commands = {
-        "resolve": {"source": manifest.source, "repo_id": "acme/pong"},
+        "resolve": copied | sizes | {"repo_id": "acme/pong", "version": manifest.version, "largest_bytes": 1000},
         "copy": copied | sizes,
+        "seal": {key: value for key, value in (copied | sizes).items() if key not in ("moved_bytes", "seconds")},
+        "render": {"release": RELEASE, "name": "acme-pong", "namespace": "models", "delivery": "s3"},
         "deploy": deployed | address,
         "validate": answered,
     }
@@ -289,7 +296,45 @@ def test_a_whole_delivery(airflow: Airflow, kube: FakeKube) -> None:
     assert body["answer"] == "pong from A"
     assert body["commit"] == COMMIT
     assert set(body["seconds"]) == {"resolve", "upload_to_s3", "deploy", "wait_until_ready", "validate"}
+    skipped = {task.task_id: task for task in summary.tasks if task.state == "skipped"}
+    assert {task.task_id for task in summary.tasks} - set(skipped) == {"resolve", *WAY}
+    assert all(task.try_number == 0 and not task.seconds for task in skipped.values()), (
+        "no process was started for them"
+    )
     assert_no_secret_is_shown(airflow, run_id)
+
+
+def test_several_pods_and_a_volume(airflow: Airflow, kube: FakeKube) -> None:
+    """Hub to volume, to S3 and back: two pods each, then a seal; the volume is gone before the run ends."""
+    summary = airflow.deliver({"staging": "volume", "pods": 2, "deploy": False})
+    assert summary.state == "success", summary.failure
+    commands = [pod["spec"]["containers"][0]["args"] for pod in kube.created]
+    assert sorted(words[0] for words in commands) == ["copy"] * 4 + ["render", "resolve"] + ["seal"] * 2
+    shares = sorted(words[words.index("--slice") + 1] for words in commands if "--slice" in words)
+    assert shares == ["1/2", "1/2", "2/2", "2/2"]
+    assert len(kube.made_claims) == 1
+    assert kube.claims == {}
+    assert {"download[0]", "download[1]", "upload_from_volume[0]", "upload_from_volume[1]"} <= set(summary.results)
+    report = summary.results["report"]["report"].removeprefix("s3://llm-models/")
+    body = json.loads(airflow.minio.client().get_object(Bucket="llm-models", Key=report)["Body"].read())
+    assert body["moved_bytes"] == 2000, "what both pods moved into S3"
+
+
+def test_the_volume_is_removed_although_the_run_failed(airflow: Airflow, kube: FakeKube) -> None:
+    kube.commands["copy"] = (2, "The hub says no.")
+    summary = airflow.deliver({"staging": "volume", "destination": "s3"})
+    assert summary.failure is not None
+    assert summary.failure["task_id"] == "download[0]"
+    assert {task.task_id: task.state for task in summary.tasks}["remove_volume"] == "success"
+    assert len(kube.made_claims) == 1
+    assert kube.claims == {}
+
+
+def test_a_dry_run_ends_with_the_plan(airflow: Airflow, kube: FakeKube) -> None:
+    summary = airflow.deliver({"dry_run": True})
+    assert summary.state == "success"
+    assert commands_of(kube) == ["resolve"]
+    assert {task.state for task in summary.tasks if task.task_id != "resolve"} == {"skipped"}
 
 
 def assert_no_secret_is_shown(airflow: Airflow, run_id: str) -> None:

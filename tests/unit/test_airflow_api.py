@@ -226,6 +226,57 @@ def test_the_environment_must_hold_a_login(monkeypatch: pytest.MonkeyPatch) -> N
         AirflowApi.from_environment()
 
 
+def mapped(task_id: str, map_index: int, state: str, seconds: float) -> dict[str, Any]:
+    return {**task(task_id, state, seconds), "map_index": map_index}
+
+
+def test_the_pods_that_share_a_task_are_told_apart(airflow: Airflow) -> None:
+    airflow.looks = [
+        [
+            mapped("upload_slices", 0, "success", 4.0),
+            mapped("upload_slices", 1, "success", 6.0),
+            task("upload_to_s3", "success", 2.0),
+            task("build_modelcar", "skipped"),
+        ]
+    ]
+    airflow.xcoms = {("upload_slices", "return_value"): {"seconds": 5.0}, ("upload_to_s3", "return_value"): {"a": 1}}
+    with client(airflow) as api:
+        changes = {change.task_id: change.state for change in api.follow("deliver_model", RUN, poll_s=0)}
+        summary = api.run_summary("deliver_model", RUN)
+    assert changes == {
+        "upload_slices[0]": "success",
+        "upload_slices[1]": "success",
+        "upload_to_s3": "success",
+        "build_modelcar": "skipped",
+    }
+    assert set(summary.results) == {"upload_slices[0]", "upload_slices[1]", "upload_to_s3"}
+    assert summary.airflow_seconds == 55.0, "of tasks side by side the slowest is the run's work"
+
+
+def test_a_pod_that_fails_among_several_is_named(airflow: Airflow) -> None:
+    airflow.state = "failed"
+    airflow.looks = [[mapped("upload_slices", 0, "success", 4.0), mapped("upload_slices", 1, "failed", 6.0)]]
+    airflow.xcoms = {("upload_slices", "failure"): {"exit_code": 2, "message": "no."}}
+    summary = client(airflow).run_summary("deliver_model", RUN)
+    assert summary.failure == {"task_id": "upload_slices[1]", "message": "no.", "exit_code": 2}
+
+
+def test_tasks_that_are_not_on_a_runs_way_are_not_shown() -> None:
+    rows = (TaskRow("resolve", "success", 4.0, 1), TaskRow("build_slices", "skipped", 0.0, 1))
+    sizes = {"source": "hf://acme/pong@41ab", "size_bytes": 2_000_000}
+    results = {
+        "upload_slices[0]": {**sizes, "moved_bytes": 1_500_000},
+        "upload_slices[1]": {**sizes, "moved_bytes": 500_000},
+        "download[0]": {**sizes, "moved_bytes": 9_000_000},
+        "upload_to_s3": {**sizes, "artifact": "s3://llm-models/acme/pong/41ab/"},
+        "render": {"name": "acme-pong", "release": "9f2c"},
+    }
+    lines = people.summary_lines(RunSummary("deliver_model", RUN, "success", 60.0, 40.0, rows, results))
+    assert not any("build_slices" in line for line in lines)
+    assert "  artifact  s3://llm-models/acme/pong/41ab/  (2.0 MB, moved 2.0 MB)" in lines
+    assert "  rendered  acme-pong, release 9f2c; the YAML is in the log of render" in lines
+
+
 class TestCommands:
     """`airfreight deliver` and `airfreight status`."""
 
@@ -269,7 +320,7 @@ class TestCommands:
 
         assert isinstance(done.exception, RequestError)
         assert "resolve failed: acme/pnog does not exist." in done.exception.message
-        assert "  resolve            failed             5.0 s  (try 2)" in done.output
+        assert "  resolve               failed             5.0 s  (try 2)" in done.output
         assert json.loads(result.read_text())["failure"]["exit_code"] == 2
 
     def test_status_shows_a_finished_run(self, airflow: Airflow) -> None:

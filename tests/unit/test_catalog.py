@@ -98,8 +98,20 @@ def test_the_one_shipped_is_inert_and_its_examples_are_right() -> None:
             "models.yaml:4: revision: 123 should be a valid string.",
         ),
         (
-            "models:\n  - name: a\n    source: b/c\n    destination: oci\n",
-            "models.yaml:4: destination: 'oci' should be 's3'.",
+            "models:\n  - name: a\n    source: b/c\n    destination: minio\n",
+            "models.yaml:4: destination: 'minio' should be 's3', 'oci' or 'both'.",
+        ),
+        (
+            "models:\n  - name: a\n    source: b/c\n    builder: buildah\n",
+            "models.yaml:2: builder: buildah makes an image, and destination is s3; write oci or both there.",
+        ),
+        (
+            "models:\n  - name: a\n    source: b/c\n    delivery: oci+native\n",
+            "models.yaml:2: delivery: oci+native needs an image, and destination is s3; write oci or both there.",
+        ),
+        (
+            "models:\n  - name: a\n    source: b/c\n    destination: oci\n    delivery: s3\n",
+            "models.yaml:2: delivery: s3 needs the bucket, and destination is oci; write s3 or both there.",
         ),
         (
             "models:\n  - name: a\n    source: b/c\n    serving:\n      cpu: two\n",
@@ -141,6 +153,20 @@ def test_check_prints_each_problem_once(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["catalog", "check", "--file", str(file)]) == 2
     said = capsys.readouterr().err
     assert said.count(f"{file}:6: ") == said.count(f"{file}:8: ") == 1
+
+
+def test_an_image_is_rendered_as_it_is_delivered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text(
+        GOOD.replace("  - name: small\n", "  - name: small\n    destination: oci\n    delivery: oci+native\n")
+    )
+    render = ["catalog", "render", "--file", str(file), "--runtime", "airfreight-vllm-cpu-000000000000", "small"]
+    assert main(render) == 2
+    assert "small is published as an image, which is named by a digest that only its build" in capsys.readouterr().err
+    image = f"registry.example/models/acme/small@sha256:{'5' * 64}"
+    assert main([*render, "--artifact", f"oci://{image}"]) == 0
+    rendered = yaml.safe_load(capsys.readouterr().out)
+    assert rendered["spec"]["predictor"]["model"]["storageUri"] == f"oci+native://{image}"
 
 
 def test_list_and_render(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

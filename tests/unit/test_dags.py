@@ -7,7 +7,9 @@ import subprocess
 import sys
 import warnings
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,12 +17,12 @@ import typer
 from airflow.dag_processing.dagbag import DagBag
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowSkipException
 
 from airfreight.cli import build_app
 from airfreight.serving import Serving
 from airfreight_airflow.form import deliver_params
-from airfreight_airflow.operators import AirfreightPodOperator
+from airfreight_airflow.operators import AirfreightPodOperator, spelled
+from airfreight_airflow.route import OPTIONAL, Route
 
 ROOT = Path(__file__).parents[2]
 DAGS = ROOT / "dags"
@@ -124,79 +126,238 @@ def deliver(bag: DagBag) -> DAG:
     return dag
 
 
-def test_deliver_model_has_its_six_tasks_in_a_row(deliver: DAG) -> None:
-    assert [task.task_id for task in deliver.topological_sort()] == [
-        "resolve",
-        "upload_to_s3",
-        "deploy",
-        "wait_until_ready",
-        "validate",
-        "report",
-    ]
-    assert deliver.get_task("upload_to_s3").upstream_task_ids == {"resolve"}
-    assert "upload_to_s3" in deliver.get_task("deploy").upstream_task_ids
-    assert "wait_until_ready" in deliver.get_task("validate").upstream_task_ids
-    assert "validate" in deliver.get_task("report").upstream_task_ids
+def pods_of(dag: DAG) -> dict[str, Any]:
+    """The operators that start pods, by task id; of a mapped task what its instances are made with."""
+    found = {}
+    for task in dag.tasks:
+        if isinstance(task, AirfreightPodOperator):
+            found[task.task_id] = {"role": task.role, "arguments": task.arguments, "volume": task.volume}
+        elif task.is_mapped and task.operator_class is AirfreightPodOperator:
+            found[task.task_id] = {"volume": "", **task.partial_kwargs}
+    return found
+
+
+def test_deliver_model_has_the_tasks_of_all_ways(deliver: DAG) -> None:
+    assert set(deliver.task_ids) == {"resolve", *OPTIONAL}
+
+
+def test_the_plain_way_is_six_tasks_in_a_row(deliver: DAG) -> None:
+    """What is not skipped of a request to S3: each waits for the one before it and for skipped tasks alone."""
+    plain = ("resolve", *Route().tasks())
+    assert plain == ("resolve", "upload_to_s3", "deploy", "wait_until_ready", "validate", "report")
+    for before, task_id in pairwise(plain):
+        assert before in deliver.get_task(task_id).upstream_task_ids
+    skipped_before = deliver.get_task("upload_to_s3").upstream_task_ids - {"resolve"}
+    assert skipped_before <= set(Route().skipped())
+
+
+def test_a_task_after_tasks_that_may_be_skipped_runs_all_the_same(deliver: DAG) -> None:
+    for task in deliver.tasks:
+        always = {"resolve", "report", *Route().tasks()} | {"create_volume", "split", "download"}
+        if task.upstream_task_ids - always and task.task_id not in ("remove_volume", "seal_volume"):
+            assert task.trigger_rule == "none_failed", task.task_id
+
+
+def test_the_volume_is_made_by_a_setup_and_removed_by_its_teardown(deliver: DAG) -> None:
+    setup, teardown = deliver.get_task("create_volume"), deliver.get_task("remove_volume")
+    assert setup.is_setup
+    assert teardown.is_teardown
+    assert teardown.on_failure_fail_dagrun, "a volume that stays costs money, so the run says so"
+    between = {"download", "seal_volume", "upload_from_volume", "build_from_volume", "build_with_buildah"}
+    downstream, upstream = setup.get_flat_relative_ids(), teardown.get_flat_relative_ids(upstream=True)
+    assert downstream & upstream == between, "Airflow skips all of these when the setup is skipped"
+    mounting = {task_id for task_id, pod in pods_of(deliver).items() if pod["volume"]}
+    assert mounting == between, "no other task may need the volume"
 
 
 def test_only_the_tasks_that_need_rights_have_them(deliver: DAG) -> None:
-    accounts = {
-        task.task_id: task.role.service_account for task in deliver.tasks if isinstance(task, AirfreightPodOperator)
-    }
+    accounts: dict[str, set[str]] = {}
+    for task_id, pod in pods_of(deliver).items():
+        accounts.setdefault(pod["role"].service_account, set()).add(task_id)
     assert accounts == {
-        "resolve": "airfreight-publisher",
-        "upload_to_s3": "airfreight-publisher",
-        "deploy": "airfreight-deployer",
-        "validate": "airfreight-validator",
+        "airfreight-publisher": {
+            *("resolve", "download", "seal_volume", "upload_from_volume", "build_from_volume"),
+            *("upload_slices", "upload_to_s3", "build_slices", "build_modelcar"),
+        },
+        "airfreight-builder": {"build_with_buildah"},
+        "airfreight-deployer": {"render", "smoke_test", "deploy"},
+        "airfreight-validator": {"validate"},
     }
 
 
-def test_commands_are_rendered_from_the_request_and_the_site(deliver: DAG, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__STORE", "s3://weights/llm")
-    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__RUNTIME", "airfreight-vllm-cpu-1a2b3c4d5e6f")
-    resolve = deliver.get_task("resolve").prepare_for_execution()
-    params = {"model": "acme/pong", "revision": "v1", "allow_patterns": ["*.json", "*.safetensors"]}
-    context: Any = {"params": params, "dag": deliver}
-
-    resolve.render_template_fields(context, deliver.get_template_env())
-
-    assert resolve.arguments[:4] == ["resolve", "hf://acme/pong@v1", "--store", "s3://weights/llm/"]
-    assert resolve.arguments[4:10] == ["--allow", "*.json\n*.safetensors", "--ignore", "", "--allow-unsafe", ""]
+SITE = {
+    "STORE": "s3://weights/llm",
+    "RUNTIME": "airfreight-vllm-cpu-1a2b3c4d5e6f",
+    "REGISTRY": "oci://registry.example/models",
+    "MODELCAR_BASE": f"registry.example/base@sha256:{'5' * 64}",
+    "BUILDER_IMAGE": "registry.example/builder:1",
+}
 
 
-def test_what_the_dag_says_the_commands_understand(deliver: DAG) -> None:
-    """Each option is one of the command it is given to, and each of them takes what is rendered into it."""
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in SITE.items():
+        monkeypatch.setenv(f"AIRFLOW__AIRFREIGHT__{name}", value)
+
+
+def rendered(dag: DAG, task_id: str, params: dict[str, Any], **results: dict[str, Any]) -> list[str]:
+    """A task's command for a request, with what earlier tasks left."""
+    task: Any = dag.get_task(task_id)
+    found = {"resolve": RESOLVED, **results}
+
+    def xcom_pull(task_ids: str, key: str = "return_value", default: Any = None, **_: Any) -> Any:
+        result = found.get(task_ids, {})
+        return (result or default) if key == "return_value" else result.get(key, default)
+
+    ti = SimpleNamespace(xcom_pull=xcom_pull, task_id=task_id)
+    context: Any = {"params": {"model": "acme/pong", **params}, "dag": dag, "ti": ti, "task_instance": ti}
+    task = task.unmap({"share": "1/2"}) if task.is_mapped else task.prepare_for_execution()
+    task.render_template_fields(context, dag.get_template_env())
+    return [*spelled(task.arguments, task.repeated), *task.flags]
+
+
+RESOLVED = {
+    "source": "hf://acme/pong@41ab6c1b1c1f6d3a4f3f2b0f7a3d9c5e8b7a6f50",
+    "repo_id": "acme/pong",
+    "version": "41ab6c1b1c1f",
+    "manifest_sha256": "71" * 32,
+    "size_bytes": 33_554_432,
+    "largest_bytes": 33_000_000,
+}
+IMAGE = f"oci://registry.example/models/acme/pong@sha256:{'9' * 64}"
+
+
+@pytest.mark.usefixtures("site")
+def test_resolve_plans_each_destination(deliver: DAG) -> None:
+    request = {"revision": "v1", "allow_patterns": ["*.json", "*.safetensors"]}
+    assert rendered(deliver, "resolve", request)[:4] == ["resolve", "hf://acme/pong@v1", "--store", "s3://weights/llm/"]
+    assert "--base" not in rendered(deliver, "resolve", request), "a bucket has no base"
+    both = rendered(deliver, "resolve", {**request, "destination": "both", "dry_run": True})
+    assert both[2:6] == ["--store", "s3://weights/llm/", "--store", "oci://registry.example/models/"]
+    assert both[6:10] == ["--base", SITE["MODELCAR_BASE"], "--allow", "*.json\n*.safetensors"]
+    assert "--ignore" not in both
+    assert "--allow-unsafe" not in both
+
+
+@pytest.mark.usefixtures("site")
+def test_what_is_copied_from_where(deliver: DAG) -> None:
+    hub, staged = RESOLVED["source"], "file:///staging/acme/pong/41ab6c1b1c1f/"
+    s3, registry, base = "s3://weights/llm/", "oci://registry.example/models/", ["--base", SITE["MODELCAR_BASE"]]
+    end = ["--result", "/airflow/xcom/return.json"]
+    share = ["--slice", "1/2", *end]
+    both = {"destination": "both"}
+    staging = {**both, "staging": "volume"}
+    buildah = {"destination": "oci", "builder": "buildah"}
+    assert rendered(deliver, "upload_to_s3", {}) == ["copy", hub, s3, *end]
+    assert rendered(deliver, "upload_to_s3", {"pods": 2}) == ["seal", hub, s3, *end]
+    assert rendered(deliver, "upload_slices", {"pods": 2}) == ["copy", hub, s3, *share]
+    assert rendered(deliver, "build_modelcar", both) == ["copy", hub, registry, *base, *end]
+    assert rendered(deliver, "build_modelcar", staging) == ["seal", hub, registry, *base, *end]
+    assert rendered(deliver, "download", staging) == ["copy", hub, "file:///staging/", *share]
+    assert rendered(deliver, "upload_from_volume", staging) == ["copy", staged, s3, *share]
+    assert rendered(deliver, "build_from_volume", staging) == ["copy", staged, registry, *base, *share]
+    assert rendered(deliver, "build_with_buildah", buildah) == [
+        *("build", staged, registry),
+        *base,
+        *end,
+    ]
+
+
+@pytest.mark.usefixtures("site")
+@pytest.mark.parametrize("task_id", ["smoke_test", "deploy", "render"])
+def test_what_is_served_is_what_was_published(deliver: DAG, task_id: str) -> None:
+    s3 = "s3://weights/llm/acme/pong/41ab6c1b1c1f/"
+    both = rendered(
+        deliver,
+        task_id,
+        {"destination": "both", "delivery": "oci+native"},
+        upload_to_s3={"artifact": s3},
+        build_modelcar={"artifact": IMAGE},
+    )
+    assert [both[at + 1] for at, word in enumerate(both) if word == "--artifact"] == [s3, IMAGE]
+    assert both[both.index("--delivery") + 1] == "oci+native"
+    assert both[both.index("--size-bytes") + 1] == "33554432"
+    assert "--pull-secret" not in both
+    request = {"destination": "oci", "builder": "buildah"}
+    buildah = rendered(deliver, task_id, request, build_with_buildah={"artifact": IMAGE})
+    assert [buildah[at + 1] for at, word in enumerate(buildah) if word == "--artifact"] == [IMAGE]
+    assert buildah[buildah.index("--delivery") + 1] == "auto"
+
+
+@pytest.mark.usefixtures("site")
+def test_a_buckets_model_becomes_an_image_on_the_sites_base_and_an_image_keeps_its_own(bag: DagBag) -> None:
+    dag = bag.dags["mirror_model"]
+    request = {"source": "s3://weights/llm/acme/pong/41ab6c1b1c1f/", "destination": ""}
+    assert rendered(dag, "mirror", request) == [
+        *("copy", request["source"], "oci://registry.example/models/", "--base", SITE["MODELCAR_BASE"]),
+        *("--result", "/airflow/xcom/return.json"),
+    ]
+    request = {"source": IMAGE, "destination": "oci://internal:5000/models/"}
+    assert rendered(dag, "mirror", request)[:4] == ["copy", IMAGE, "oci://internal:5000/models/", "--result"]
+    assert rendered(dag, "resolve", request)[:4] == ["resolve", IMAGE, "--store", "oci://internal:5000/models/"]
+    assert rendered(dag, "verify", request, mirror={"artifact": IMAGE})[:2] == ["verify", IMAGE]
+
+
+@pytest.mark.usefixtures("site")
+def test_a_runtime_is_built_from_a_configmap_from_the_site_or_from_what_is_shipped(bag: DagBag) -> None:
+    dag = bag.dags["build_runtime"]
+    end = ["--result", "/airflow/xcom/return.json"]
+    shipped = {"template": "vllm-gpu", "base_args": ["BASE=registry.example/vllm@sha256:1", "EXTRA=1"]}
+    assert rendered(dag, "build_image", shipped) == [
+        *("runtime", "build", "oci://registry.example/models/runtimes/vllm-gpu"),
+        *("--base-arg", "BASE=registry.example/vllm@sha256:1", "--base-arg", "EXTRA=1"),
+        *end,
+    ]
+    given = {"template": "vllm-cpu", "image": "oci://registry.example/vllm:1", "containerfile": "our-vllm"}
+    assert rendered(dag, "build_image", given) == [
+        *("runtime", "build", "oci://registry.example/vllm:1"),
+        *("--containerfile", "/context/Containerfile", "--context", "/context"),
+        *end,
+    ]
+    site = rendered(dag, "build_image", {"template": "vllm-cpu", "context": "/opt/site/vllm/"})
+    assert site[3:7] == ["--containerfile", "/opt/site/vllm/Containerfile", "--context", "/opt/site/vllm"]
+    image = f"registry.example/vllm@sha256:{'9' * 64}"
+    pin = rendered(dag, "pin_runtime", {**shipped, "set": ["max-model-len=8192"]}, build_image={"image": image})
+    assert pin[:9] == [
+        *("runtime", "pin", image, "--template", "vllm-gpu", "--namespace", "models"),
+        *("--set", "max-model-len=8192"),
+    ]
+    assert pin[-2:] == ["--apply", "--offline"]
+
+
+def test_what_the_dags_say_the_commands_understand(bag: DagBag) -> None:
+    """Each option is one of the command it is given to."""
     commands = typer.main.get_command(build_app()).commands  # type: ignore[attr-defined]
-    for task in deliver.tasks:
-        if isinstance(task, AirfreightPodOperator):
-            command = commands[task.arguments[0]]
-            known = {option for parameter in command.params for option in parameter.opts}
-            given = {str(word) for word in task.arguments if str(word).startswith("--")}
-            assert given <= known, task.task_id
+    for dag_id, dag in bag.dags.items():
+        for task_id, pod in pods_of(dag).items():
+            words = [str(word) for word in (*pod["arguments"], *pod.get("flags", ()))]
+            for first in ("copy", "seal") if "copy_or_seal" in words[0] else (words[0],):
+                command = commands[first]
+                if hasattr(command, "commands"):
+                    command = command.commands[words[1]]
+                known = {option for parameter in command.params for option in parameter.opts}
+                given = {word for word in words if word.startswith("--")} - {"--slice"}
+                assert given <= known, f"{dag_id}.{task_id}: {first}"
+                if dag.get_task(task_id).is_mapped:
+                    assert "--slice" in known
 
 
-def test_the_copy_takes_the_files_that_resolve_looked_at(deliver: DAG) -> None:
-    resolve, copy = (deliver.get_task(name).arguments for name in ("resolve", "upload_to_s3"))
-    assert resolve[resolve.index("--allow") : -2] == copy[copy.index("--allow") : -2]
-
-
-def test_a_dry_run_ends_before_the_copy(deliver: DAG) -> None:
-    hook = deliver.get_task("upload_to_s3")._pre_execute_hook
-    assert hook is not None
-    hook({"params": {"dry_run": False}})
-    hook({"params": {"dry_run": None}})
-    with pytest.raises(
-        AirflowSkipException, match=r"dry run: nothing was moved, and the plan is in the log of resolve"
-    ):
-        hook({"params": {"dry_run": True}})
-    rules = {task.task_id: task.trigger_rule for task in deliver.tasks}
-    assert set(rules.values()) == {"all_success"}, "or a task would run although the copy was skipped"
+def test_every_copy_takes_the_files_that_resolve_looked_at(deliver: DAG) -> None:
+    pods = pods_of(deliver)
+    looked_at = [str(word) for word in pods["resolve"]["arguments"]]
+    at = looked_at.index("--allow")
+    files = " ".join(looked_at[at : at + 6])
+    assert "--ignore" in files
+    assert "--allow-unsafe" in files
+    for task_id, pod in pods.items():
+        if pod["role"].hub:
+            assert files in " ".join(map(str, pod["arguments"])), task_id
 
 
 def test_the_form_has_every_field_of_the_serving_schema() -> None:
     params = deliver_params(model="acme/pong")
     serving = {name for name, param in params.items() if param.schema.get("section") == "Serving"}
-    assert serving == set(Serving.model_fields)
+    assert serving == {*Serving.model_fields, "delivery"}
     assert params["gpus"].schema["maximum"] == 64
     assert params["gpus"].schema["type"] == ["null", "integer"]
     assert params["env"].value == []

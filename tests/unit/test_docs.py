@@ -103,7 +103,7 @@ def test_the_table_of_rights_is_what_the_manifests_grant() -> None:
 def test_accounts_said_to_have_no_token_have_none() -> None:
     accounts = {item["metadata"]["name"]: item for item in _objects() if item["kind"] == "ServiceAccount"}
     without = {name for name, item in accounts.items() if item.get("automountServiceAccountToken") is False}
-    assert without == {"airfreight-publisher", "airfreight-validator", "airfreight-model"}
+    assert without == {"airfreight-publisher", "airfreight-builder", "airfreight-validator", "airfreight-model"}
     lines = (DOCS / "operations.md").read_text().splitlines()
     sentence = next(line for line in lines if "no role and no token" in line)
     assert without == set(re.findall(r"`(airfreight-[a-z]+)`", sentence))
@@ -113,9 +113,10 @@ def test_pod_security_levels_are_as_said() -> None:
     label = "pod-security.kubernetes.io/enforce"
     namespaces = [item["metadata"] for item in _objects() if item["kind"] == "Namespace"]
     levels = {namespace["name"]: namespace["labels"][label] for namespace in namespaces}
-    assert levels == {"airfreight": "restricted", "models": "baseline"}
+    assert levels == {"airfreight": "restricted", "airfreight-build": "baseline", "models": "baseline"}
     text = (DOCS / "security.md").read_text()
     assert "Worker namespace: `restricted`" in text
+    assert "Builder namespace: `baseline`" in text
     assert "Target namespace: `baseline`" in text
 
 
@@ -252,20 +253,17 @@ def _objects() -> Iterator[dict[str, Any]]:
 
 
 def _granted() -> Iterator[tuple[str, str, str, str, str]]:
-    """Each right as (service account, worker or target, group, resource, verb)."""
-    places = {"airfreight": "worker", "models": "target"}
+    """Each right as (service account, where, group, resource, verb); where is a kind of namespace, or the cluster."""
+    places = {"airfreight": "worker", "airfreight-build": "builder", "models": "target", "kserve": "kserve"}
     roles = {}
     for item in _objects():
-        assert item["kind"] not in ("ClusterRole", "ClusterRoleBinding"), (
-            "the table knows no rights in the whole cluster"
-        )
-        if item["kind"] == "Role":
-            roles[item["metadata"]["namespace"], item["metadata"]["name"]] = item["rules"]
-    for binding in (item for item in _objects() if item["kind"] == "RoleBinding"):
-        namespace = binding["metadata"]["namespace"]
+        if item["kind"] in ("Role", "ClusterRole"):
+            roles[item["metadata"].get("namespace"), item["metadata"]["name"]] = item["rules"]
+    for binding in (item for item in _objects() if item["kind"] in ("RoleBinding", "ClusterRoleBinding")):
+        namespace = binding["metadata"].get("namespace")
         for subject, rule in product(binding["subjects"], roles[namespace, binding["roleRef"]["name"]]):
             for group, resource, verb in product(rule["apiGroups"], rule["resources"], rule["verbs"]):
-                yield subject["name"], places[namespace], group or "core", resource, verb
+                yield subject["name"], places.get(namespace, "cluster"), group or "core", resource, verb
 
 
 def _sentences() -> list[str]:

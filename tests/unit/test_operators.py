@@ -11,12 +11,31 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowTaskTimeout,
+    DownstreamTasksSkipped,
+)
 from structlog.testing import capture_logs
 
 from airfreight_airflow.macros import RequestMacros
-from airfreight_airflow.operators import DEPLOYER, PUBLISHER, VALIDATOR, AirfreightPodOperator, Role
+from airfreight_airflow.operators import (
+    BUILDER,
+    DEPLOYER,
+    DOWNLOADER,
+    IMAGE_BUILDER,
+    PUBLISHER,
+    READ,
+    VALIDATOR,
+    WRITE,
+    AirfreightPodOperator,
+    Role,
+    spelled,
+)
+from airfreight_airflow.resolving import ResolveOperator
 from tests.unit.fake_kube import FakeKube, fake_kube
 
 # kubernetes' WSClient.close() closes its socket only if the server did not speak of closing first, and leaves it to the
@@ -63,14 +82,16 @@ def make_operator(role: Role = PUBLISHER, **kwargs: Any) -> AirfreightPodOperato
         )
 
 
-def make_context(operator: AirfreightPodOperator, conf: dict[str, Any] | None = None) -> Any:
+def make_context(
+    operator: AirfreightPodOperator, conf: dict[str, Any] | None = None, params: dict[str, Any] | None = None
+) -> Any:
     ti = TaskInstance(dag_id="deliver_model", task_id="upload_to_s3", map_index=-1, try_number=1, xcoms={})
     return {
         "ti": ti,
         "run_id": "manual__2026-11-22T16:11:00+00:00",
         "dag": operator.dag,
         "dag_run": SimpleNamespace(conf=conf or {}),
-        "params": {**PARAMS, **(conf or {})},
+        "params": {**PARAMS, **(conf or {}), **(params or {})},
         "task_state_store": StateStore(),
     }
 
@@ -431,6 +452,234 @@ def test_a_retry_finds_the_pod_of_a_worker_that_died(kube: FakeKube) -> None:
 
     assert result == {"ok": True}
     assert len(kube.created) == 1, "no second pod"
+
+
+def volumes_of(pod: dict[str, Any]) -> dict[str, Any]:
+    return {volume.pop("name"): volume for volume in [dict(volume) for volume in pod["spec"]["volumes"]]}
+
+
+def mounts_of(pod: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {mount["mountPath"]: mount for mount in pod["spec"]["containers"][0]["volumeMounts"]}
+
+
+STAGED = {"staging": "volume"}
+
+
+@pytest.mark.parametrize(("use", "read_only"), [(WRITE, None), (READ, True)])
+def test_the_runs_volume_is_mounted(kube: FakeKube, use: str, read_only: bool | None) -> None:
+    operator = make_operator(volume=use)
+    operator.execute(make_context(operator, params=STAGED))
+    [pod] = kube.created
+    claim = volumes_of(pod)["staging"]["persistentVolumeClaim"]["claimName"]
+    assert claim.startswith("airfreight-")
+    assert (mounts_of(pod)["/staging"].get("readOnly") or None) == read_only
+    assert pod["metadata"]["labels"]["airfreight.dev/volume"] == claim
+    assert pod["metadata"]["namespace"] == "airfreight"
+
+
+def test_a_volume_of_one_node_keeps_the_pods_of_a_run_together(kube: FakeKube, monkeypatch: pytest.MonkeyPatch) -> None:
+    operator = make_operator(volume=READ)
+    operator.execute(make_context(operator, params=STAGED))
+    [term] = kube.created[0]["spec"]["affinity"]["podAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert term["topologyKey"] == "kubernetes.io/hostname"
+    label = {"airfreight.dev/volume": kube.created[0]["metadata"]["labels"]["airfreight.dev/volume"]}
+    assert term["labelSelector"]["matchLabels"] == label
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__VOLUME_ACCESS", "ReadWriteMany")
+    operator = make_operator(volume=READ)
+    operator.execute(make_context(operator, params=STAGED))
+    assert not kube.created[1]["spec"].get("affinity")
+
+
+def test_a_run_without_a_volume_mounts_none(kube: FakeKube) -> None:
+    run(make_operator(volume=READ))
+    assert "/staging" not in mounts_of(kube.created[0])
+    assert "airfreight.dev/volume" not in kube.created[0]["metadata"]["labels"]
+
+
+@pytest.fixture
+def builder(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A site that can build, and a request that makes it."""
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__BUILDER_IMAGE", "registry:5000/airfreight-builder:test")
+    return {"builder": "buildah", "destination": "oci"}
+
+
+def test_buildah_runs_as_root_of_its_own_with_ten_capabilities_and_no_privilege(
+    kube: FakeKube, builder: dict[str, str]
+) -> None:
+    operator = make_operator(BUILDER, volume=READ)
+    operator.execute(make_context(operator, params=builder))
+    [pod] = kube.created
+    spec = pod["spec"]
+    base, sidecar = spec["containers"]
+    assert pod["metadata"]["namespace"] == "airfreight-build"
+    assert spec["serviceAccountName"] == "airfreight-builder"
+    assert spec["automountServiceAccountToken"] is False
+    assert base["image"] == "registry:5000/airfreight-builder:test"
+    assert sidecar["image"] == "registry:5000/airfreight-worker:test"
+    assert (spec["securityContext"]["runAsUser"], spec["securityContext"]["seccompProfile"]) == (
+        0,
+        {"type": "RuntimeDefault"},
+    )
+    assert base["securityContext"]["allowPrivilegeEscalation"] is False
+    assert base["securityContext"]["capabilities"]["drop"] == ["ALL"]
+    assert set(base["securityContext"]["capabilities"]["add"]) == {
+        *("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETGID"),
+        *("SETUID", "SETPCAP", "SETFCAP", "SYS_CHROOT", "MKNOD"),
+    }
+    assert sidecar["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    # What buildah writes lies on the run's volume, and the model on it is only read.
+    assert mounts_of(pod)["/build"] == {"name": "staging", "mountPath": "/build", "subPath": ".build"}
+    assert mounts_of(pod)["/staging"]["readOnly"] is True
+    assert env_of(pod)["TMPDIR"] == "/build"
+    assert not {"HF_TOKEN", "AWS_SECRET_ACCESS_KEY"} & env_of(pod).keys()
+
+
+def test_what_fills_the_volume_for_buildah_runs_beside_it(kube: FakeKube, builder: dict[str, str]) -> None:
+    operator = make_operator(PUBLISHER, volume=WRITE)
+    operator.execute(make_context(operator, params=builder))
+    [pod] = kube.created
+    assert pod["metadata"]["namespace"] == "airfreight-build"
+    assert pod["spec"]["serviceAccountName"] == "airfreight-publisher"
+    assert pod["spec"]["securityContext"]["runAsNonRoot"] is True
+    assert pod["spec"]["containers"][0]["image"] == "registry:5000/airfreight-worker:test"
+
+
+def test_what_only_downloads_gets_the_hubs_token_and_no_key_of_the_store(kube: FakeKube) -> None:
+    operator = make_operator(DOWNLOADER, volume=WRITE)
+    operator.execute(make_context(operator, params=STAGED))
+    env = env_of(kube.created[0])
+    assert "HF_TOKEN" in env
+    assert "AIRFREIGHT_OWNER" in env
+    assert not {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AIRFREIGHT_LEDGER", "DOCKER_CONFIG"} & env.keys()
+
+
+def test_commands_of_a_containerfile_may_make_a_user_namespace(kube: FakeKube, builder: dict[str, str]) -> None:
+    run(make_operator(IMAGE_BUILDER))
+    assert "seccompProfile" not in kube.created[0]["spec"]["securityContext"]
+
+
+def test_without_a_run_volume_buildah_writes_to_the_node(kube: FakeKube, builder: dict[str, str]) -> None:
+    operator = make_operator(IMAGE_BUILDER, context_configmap="our-vllm")
+    operator.execute(make_context(operator))
+    [pod] = kube.created
+    assert volumes_of(pod)["build"] == {"emptyDir": {}}
+    assert volumes_of(pod)["context"] == {"configMap": {"name": "our-vllm"}}
+    assert mounts_of(pod)["/context"]["readOnly"] is True
+
+
+def test_a_site_without_a_builder_image_cannot_build(kube: FakeKube) -> None:
+    error, _ = fail(make_operator(BUILDER))
+    assert isinstance(error, AirflowFailException)
+    assert "No builder image is configured" in str(error)
+    assert kube.created == []
+
+
+@pytest.mark.parametrize("role", [PUBLISHER, BUILDER, DEPLOYER, VALIDATOR], ids=lambda role: role.service_account)
+def test_the_registrys_login_reaches_who_talks_to_it(
+    kube: FakeKube, monkeypatch: pytest.MonkeyPatch, builder: dict[str, str], role: Role
+) -> None:
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__REGISTRY_SECRET", "registry-login")
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__PLAIN_HTTP_REGISTRIES", "registry:5000")
+    run(make_operator(role))
+    [pod] = kube.created
+    env = env_of(pod)
+    if role in (PUBLISHER, BUILDER):
+        assert env["DOCKER_CONFIG"] == "/etc/airfreight/registry"
+        assert volumes_of(pod)["registry-login"] == {
+            "secret": {
+                "secretName": "registry-login",
+                "items": [{"key": ".dockerconfigjson", "path": "config.json"}],
+            }
+        }
+        assert mounts_of(pod)["/etc/airfreight/registry"]["readOnly"] is True
+    else:
+        assert "DOCKER_CONFIG" not in env
+        assert "registry-login" not in volumes_of(pod)
+    assert env.get("AIRFREIGHT_PLAIN_HTTP") == (None if role is VALIDATOR else "registry:5000")
+    assert env.get("AIRFREIGHT_LEDGER") == ("s3://llm-models/" if role is PUBLISHER else None)
+
+
+def test_neither_store_nor_registry_is_behind_the_hubs_proxy(kube: FakeKube, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__HTTPS_PROXY", "http://10.0.0.1:3128")
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__REGISTRY", "oci://registry.internal:5000/models/")
+    run(make_operator(PUBLISHER))
+    assert env_of(kube.created[0])["NO_PROXY"] == "registry.internal"
+
+
+def test_options_without_a_value_are_left_out_and_lines_repeat_an_option() -> None:
+    words = [
+        "resolve",
+        "hf://a/b",
+        "--store",
+        "s3://a/\noci://b/",
+        "--base",
+        "",
+        "--allow",
+        "*.json\n*.txt",
+        "--x",
+        None,
+    ]
+    assert spelled(words, ["--store"]) == [
+        *("resolve", "hf://a/b", "--store", "s3://a/", "--store", "oci://b/"),
+        *("--allow", "*.json\n*.txt"),
+    ]
+
+
+def test_what_a_person_wrote_is_no_option() -> None:
+    assert spelled(["validate", "--question", "--help"]) == ["validate", "--question=--help"]
+
+
+def test_a_share_becomes_a_slice_and_flags_come_last(kube: FakeKube) -> None:
+    run(make_operator(share="2/8", flags=["--offline"]))
+    run(make_operator())
+    first, second = (pod["spec"]["containers"][0]["args"] for pod in kube.created)
+    assert first[-5:] == ["--slice", "2/8", "--result", "/airflow/xcom/return.json", "--offline"]
+    assert "--slice" not in second
+
+
+def make_resolve(**kwargs: Any) -> ResolveOperator:
+    tasks = ("upload_to_s3", "build_modelcar", "report")
+    with DAG("deliver_model", schedule=None, params=PARAMS):
+        resolve = ResolveOperator(task_id="resolve", role=PUBLISHER, arguments=["resolve", "hf://acme/pong"], **kwargs)
+        for task_id in tasks:
+            resolve >> EmptyOperator(task_id=task_id)
+    return resolve
+
+
+def skipped_by(operator: ResolveOperator, kube: FakeKube, **params: Any) -> tuple[list[str], TaskInstance]:
+    kube.result = {"source": "hf://acme/pong@41ab", "size_bytes": 7}
+    context = make_context(operator, params=params)
+    with pytest.raises(DownstreamTasksSkipped) as caught:
+        operator.execute(context)
+    return list(caught.value.tasks), context["ti"]
+
+
+def test_resolve_skips_what_the_request_does_not_need_and_leaves_its_result(kube: FakeKube) -> None:
+    skipped, ti = skipped_by(make_resolve(off_the_way=lambda params: ["build_modelcar"]), kube)
+    assert skipped == ["build_modelcar"]
+    assert ti.xcoms["source"] == "hf://acme/pong@41ab"
+    assert ti.xcoms["size_bytes"] == 7
+    assert ti.xcoms["return_value"] == kube.result
+    assert make_resolve().inherits_from_skipmixin, "cleared tasks are skipped again"
+
+
+def test_after_a_dry_run_everything_is_skipped(kube: FakeKube) -> None:
+    with capture_logs() as logs:
+        skipped, _ = skipped_by(make_resolve(), kube, dry_run=True)
+    assert skipped == ["upload_to_s3", "build_modelcar", "report"]
+    assert any("dry run: nothing was moved, and the plan is above" in entry["event"] for entry in logs)
+
+
+def test_a_dag_with_one_way_skips_nothing(kube: FakeKube) -> None:
+    operator = make_resolve()
+    assert operator.execute(make_context(operator)) == kube.result
+
+
+def test_a_resolve_that_fails_skips_nothing(kube: FakeKube) -> None:
+    kube.exit_code, kube.message = 2, "no such model"
+    operator = make_resolve(off_the_way=lambda params: ["build_modelcar"])
+    with pytest.raises(AirflowFailException, match="no such model"):
+        operator.execute(make_context(operator))
 
 
 def test_the_house_defaults() -> None:

@@ -47,6 +47,21 @@ def test_lines() -> None:
     assert lines == ["done: 7/7 files (1 already there), 20.0 MiB moved in 2 min 5 s, 0.2 MiB/s, 2 retries"]
 
 
+def test_what_need_not_move_is_present_but_makes_no_rate() -> None:
+    clock, lines = Clock(), list[str]()
+    progress = Progress(lines.append, clock)
+    progress.start(files=2, size=30 * MIB, reused_files=0, reused_size=0)
+    progress.present(10 * MIB)  # an earlier run sent them
+    progress.moved(5 * MIB)
+    clock.now += 5
+    progress.tick()
+    assert lines.pop() == "0/2 files, 15.0 of 30.0 MiB, 1.0 MiB/s, ETA 15 s"
+    progress.present(-15 * MIB)  # the store lost all of it
+    clock.now += 5
+    progress.tick()
+    assert lines.pop() == "0/2 files, 0.0 of 30.0 MiB, 0.5 MiB/s, ETA 1 min 0 s"
+
+
 def test_nothing_moved_yet() -> None:
     clock, lines = Clock(), list[str]()
     progress = Progress(lines.append, clock)

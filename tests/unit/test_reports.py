@@ -17,7 +17,21 @@ ARTIFACT = "s3://llm-models/acme/pong/41ab6c1b1c1f/"
 MANIFEST = Manifest.of(
     f"hf://acme/pong@{COMMIT}", "acme/pong", COMMIT, [ManifestFile("model.safetensors", 33_554_432, sha256="71" * 32)]
 )
-UPLOADED = {"artifact": ARTIFACT, "manifest_sha256": MANIFEST.sha256, "moved_bytes": 33_554_432, "seconds": 3.2}
+RESOLVED = {
+    "source": MANIFEST.source,
+    "commit": COMMIT,
+    "files": 1,
+    "size_bytes": 33_554_432,
+    "manifest_sha256": MANIFEST.sha256,
+    "licences": None,
+}
+UPLOADED = {
+    **{key: value for key, value in RESOLVED.items() if key != "licences"},
+    "artifact": ARTIFACT,
+    "moved_bytes": 33_554_432,
+    "seconds": 3.2,
+}
+IMAGE = f"oci://registry.example/models/acme/pong@sha256:{'9' * 64}"
 DEPLOYED = {
     "name": "acme-pong",
     "namespace": "models",
@@ -53,14 +67,25 @@ def objects(monkeypatch: pytest.MonkeyPatch, xcoms: dict[str, Any]) -> dict[str,
         {"task_id": "validate", "duration": 4.04, "state": "success"},
         {"task_id": "resolve", "duration": 6.12, "state": "success"},
         {"task_id": "something_else", "duration": 1.0, "state": "success"},
+        {"task_id": "upload_slices", "duration": 2.0, "state": "success"},
+        {"task_id": "upload_slices", "duration": 3.0, "state": "success"},
+        {"task_id": "build_modelcar", "duration": 0.0, "state": "skipped"},
     ]
+    left: dict[str, Any] = {}
+
+    def xcom_pull(task_ids: str, map_indexes: Any = None) -> Any:
+        assert task_ids in left, f"{task_ids} is not on this run's way: Airflow would log an error"
+        return left[task_ids]
+
     ti = SimpleNamespace(
+        left=left,
+        xcom_pull=xcom_pull,
         dag_id="deliver_model",
         run_id="manual__1",
         get_task_breadcrumbs=lambda dag_id, run_id: crumbs,
         xcom_push=lambda key, value: xcoms.update({key: value}),
     )
-    context = {"ti": ti, "run_id": "manual__1", "dag": SimpleNamespace(dag_id="deliver_model")}
+    context = {"ti": ti, "run_id": "manual__1", "dag": SimpleNamespace(dag_id="deliver_model"), "params": {}}
     monkeypatch.setattr(reports, "get_current_context", lambda: context)
     monkeypatch.setattr(reports, "Store", lambda settings: MemoryStore(kept))
     return kept
@@ -68,7 +93,7 @@ def objects(monkeypatch: pytest.MonkeyPatch, xcoms: dict[str, Any]) -> dict[str,
 
 def test_why_files_that_can_run_code_were_taken_is_kept(objects: dict[str, bytes]) -> None:
     unsafe = {"licences": ["other", "llama3"], "unsafe_files": ["a.bin"], "allow_unsafe": "our own | reviewed"}
-    url = write({**UPLOADED, **unsafe})["report"]
+    url = write({**UPLOADED, **unsafe}, resolve={**RESOLVED, **unsafe})["report"]
     report = json.loads(objects[url])
     assert {key: report[key] for key in unsafe} == unsafe
     page = objects[url.removesuffix("json") + "md"].decode()
@@ -83,14 +108,66 @@ def test_without_such_files_nothing_is_said_of_them(objects: dict[str, bytes]) -
     assert "can run code" not in objects[url.removesuffix("json") + "md"].decode()
 
 
-def write(uploaded: dict[str, Any] = UPLOADED) -> dict[str, str]:
-    return reports.write_report(uploaded=uploaded, deployed=DEPLOYED, ready={"seconds": 20.0}, validated=VALIDATED)
+def write(uploaded: dict[str, Any] = UPLOADED, *, params: dict[str, Any] | None = None, **left: Any) -> dict[str, Any]:
+    """Run the task for a request, with what the tasks on its way left."""
+    context = reports.get_current_context()
+    context["params"].update(params or {})
+    deployed = {"deploy": DEPLOYED, "wait_until_ready": {"seconds": 20.0}, "validate": VALIDATED}
+    context["ti"].left.update({"resolve": RESOLVED, "upload_to_s3": uploaded, **deployed, **left})
+    return reports.write_report()
 
 
 def test_the_report_lies_beside_the_store_and_outside_every_served_prefix(objects: dict[str, bytes]) -> None:
     place = "s3://llm-models/.airfreight/reports/deliver_model/manual__1"
-    assert write() == {"report": f"{place}.json", "artifact": ARTIFACT}
+    assert write() == {"report": f"{place}.json", "artifact": ARTIFACT, "artifacts": [ARTIFACT]}
     assert {f"{place}.json", f"{place}.md"} <= set(objects)
+
+
+def report_of(objects: dict[str, bytes]) -> tuple[dict[str, Any], str]:
+    place = "s3://llm-models/.airfreight/reports/deliver_model/manual__1"
+    return json.loads(objects[f"{place}.json"]), objects[f"{place}.md"].decode()
+
+
+def test_both_artifacts_of_a_run_are_named_and_what_several_pods_moved_is_added_up(objects: dict[str, bytes]) -> None:
+    sealed = {key: value for key, value in UPLOADED.items() if key not in ("moved_bytes", "seconds")}
+    shares = [{"moved_bytes": 30_000_000, "seconds": 2.0}, {"moved_bytes": 3_554_432, "seconds": 4.0}]
+    written = write(
+        sealed,
+        params={"destination": "both", "pods": 2},
+        upload_slices=shares,
+        build_slices=[None, {"moved_bytes": 7, "seconds": 1.0}],
+        build_modelcar={**sealed, "artifact": IMAGE},
+        smoke_test={"delivery": "oci"},
+    )
+    assert written["artifacts"] == [ARTIFACT, IMAGE]
+    report, page = report_of(objects)
+    assert (report["moved_bytes"], report["copy_seconds"], report["delivery"]) == (33_554_439, 4.0, "oci")
+    assert f"| artifact | {IMAGE} |" in page
+    assert "release 9f2c41ab6c1b, delivery oci |" in page
+    assert report["seconds"]["upload_slices"] == 3.0, "of several pods the slowest"
+    assert "build_modelcar" not in report["seconds"]
+
+
+def test_what_was_staged_counts_once(objects: dict[str, bytes]) -> None:
+    moved = [{"moved_bytes": 33_554_432, "seconds": 3.0}]
+    write({**UPLOADED, "moved_bytes": 0}, params={"staging": "volume"}, download=moved, upload_from_volume=moved)
+    assert report_of(objects)[0]["moved_bytes"] == 33_554_432
+
+
+def test_an_image_alone_is_not_looked_for_in_the_bucket(objects: dict[str, bytes]) -> None:
+    del objects[f"{ARTIFACT}airfreight.json"]
+    image = {**UPLOADED, "artifact": IMAGE}
+    assert write(params={"destination": "oci"}, build_modelcar=image, smoke_test={})["artifact"] == IMAGE
+    assert report_of(objects)[0]["commit"] == COMMIT
+
+
+def test_a_run_that_only_publishes_says_so(objects: dict[str, bytes]) -> None:
+    rendered = {"name": "acme-pong", "namespace": "models", "release": "9f2c", "delivery": "s3", "url": "http://x"}
+    write(params={"deploy": False}, render=rendered)
+    report, page = report_of(objects)
+    assert (report["answer"], report["url"], report["release"]) == (None, None, "9f2c")
+    assert "| not deployed | rendered as acme-pong in namespace models, release 9f2c, delivery s3 |" in page
+    assert "answer" not in page
 
 
 def test_what_it_says_of_the_artifact_is_read_back(objects: dict[str, bytes]) -> None:
@@ -104,7 +181,7 @@ def test_what_it_says_of_the_artifact_is_read_back(objects: dict[str, bytes]) ->
 
 @pytest.mark.parametrize("ready", [{"seconds": 20.0}, '{"seconds": 20.0}'], ids=["from the worker", "from the trigger"])
 def test_the_sensors_result_may_come_from_worker_or_trigger(objects: dict[str, bytes], ready: Any) -> None:
-    reports.write_report(uploaded=UPLOADED, deployed=DEPLOYED, ready=ready, validated=VALIDATED)
+    write(wait_until_ready=ready)
     report = json.loads(objects["s3://llm-models/.airfreight/reports/deliver_model/manual__1.json"])
     assert report["ready_seconds"] == 20.0
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from airfreight.errors import RequestError, TemporaryError
-from airfreight.retry import HeldError, Patience, StoppedError, ThrottledError
+from airfreight.retry import Attempts, HeldError, LostError, Patience, StoppedError, ThrottledError
 
 
 def patience(waits: list[float], **changes: Any) -> Patience:
@@ -37,6 +37,24 @@ def test_jitter_takes_up_to_half() -> None:
     waits: list[float] = []
     patience(waits, random=lambda: 0.0).call(failing(TemporaryError("down"), TemporaryError("down")))
     assert waits == [0.5, 1.0]
+
+
+@pytest.mark.parametrize("error", [HeldError("held", 5.0, "a"), LostError("lost")], ids=["held", "lost"])
+def test_what_repeating_does_not_mend_passes_at_once(error: TemporaryError) -> None:
+    waits: list[float] = []
+    with pytest.raises(type(error)):
+        patience(waits).call(failing(error))
+    assert waits == []
+
+
+def test_what_was_lost_may_be_begun_again_as_often_as_anything() -> None:
+    waits: list[float] = []
+    attempts = Attempts(patience(waits, attempts=3))
+    attempts.wait_after(LostError("lost"))
+    attempts.wait_after(LostError("lost"))
+    with pytest.raises(LostError):
+        attempts.wait_after(LostError("lost"))
+    assert waits == [1.0, 2.0]
 
 
 def test_the_last_error_is_raised() -> None:

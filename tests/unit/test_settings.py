@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 
@@ -60,6 +61,65 @@ def test_the_bundle_of_cas_is_a_configmap(monkeypatch: pytest.MonkeyPatch) -> No
         RequestError, match=r"`ca_bundle_configmap` in section \[airfreight\].* is no name of a ConfigMap"
     ):
         read_settings()
+
+
+DIGEST = f"@sha256:{'5' * 64}"
+
+
+def test_without_settings_nothing_goes_to_a_registry() -> None:
+    settings = read_settings()
+    assert (settings.destination, settings.registry, settings.modelcar_base) == ("s3", "", "")
+    assert (settings.builder_namespace, settings.volume_access) == ("airfreight-build", "ReadWriteOnce")
+    with pytest.raises(RequestError, match=r"No registry is configured: set `registry` in section \[airfreight\]"):
+        settings.require_registry()
+    with pytest.raises(RequestError, match=r"No builder image is configured: set `builder_image`"):
+        settings.require_builder_image()
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "value"),
+    [
+        ("registry", "oci://registry.example/models", "oci://registry.example/models/"),
+        ("registry", "oci://198.18.0.2:5000/", "oci://198.18.0.2:5000/"),
+        ("registry", "oci://localhost/a/b_c/", "oci://localhost/a/b_c/"),
+        ("plain_http_registries", " registry:5000, 198.18.0.2:5000 ", "registry:5000,198.18.0.2:5000"),
+        ("modelcar_base", f"registry:5000/airfreight/base{DIGEST}", f"registry:5000/airfreight/base{DIGEST}"),
+        ("volume_access", "ReadWriteMany", "ReadWriteMany"),
+        ("destination", "both", "both"),
+    ],
+)
+def test_settings_of_images_and_volumes(monkeypatch: pytest.MonkeyPatch, name: str, given: str, value: str) -> None:
+    monkeypatch.setenv(f"AIRFLOW__AIRFREIGHT__{name.upper()}", given)
+    assert getattr(read_settings(), name) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "sentence"),
+    [
+        ("registry", "registry.example/models", "is no root for images: give a registry and small letters"),
+        ("registry", "oci://registry.example/Models/", "is no root for images"),
+        ("plain_http_registries", "http://registry:5000", "is no registry: give hosts with ports"),
+        ("modelcar_base", "registry.example/base:1", "names no image by its digest"),
+        ("destination", "minio", "'minio' is none of s3, oci, both: give one of them."),
+        ("volume_access", "RWX", "'RWX' is none of ReadWriteOnce, ReadWriteMany"),
+        ("registry_secret", '{"auths": {}}', "this is no name of a Secret: give one of type"),
+        ("pull_secret", "A b", "this is no name of a Secret"),
+        (
+            "builder_policy",
+            "/etc/policy.json",
+            "is no name of a ConfigMap: give one of the pods' namespace that has the",
+        ),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, given: str, sentence: str
+) -> None:
+    monkeypatch.setenv(f"AIRFLOW__AIRFREIGHT__{name.upper()}", given)
+    with pytest.raises(RequestError) as caught:
+        read_settings()
+    assert caught.value.message.startswith(f"`{name}` in section [airfreight] of Airflow's configuration: ")
+    assert sentence in caught.value.message
+    assert "auths" not in caught.value.message, "perhaps a login: it is not repeated"
 
 
 def test_known_keys_pass() -> None:
@@ -208,6 +268,76 @@ def test_all_of_a_request_is_checked_before_a_byte_moves(
     assert RequestMacros.checked_source({"model": "acme/pong"}) == "hf://acme/pong@main"
     with pytest.raises(RequestError, match=sentence):
         RequestMacros.checked_source({"model": "acme/pong", **params})
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({"destination": "oci"}, "No registry is configured"),
+        ({"destination": "s3", "delivery": "oci"}, '"delivery" is oci, and "destination" is s3'),
+        ({"destination": "oci", "builder": "buildah", "registry": "yes"}, "No builder image is configured"),
+        (
+            {"destination": "oci", "delivery": "oci", "registry": "yes"},
+            '"delivery" is oci, and images of this site have no base .* set `modelcar_base`',
+        ),
+    ],
+)
+def test_what_a_site_lacks_for_a_way_is_said_before_a_byte_moves(
+    monkeypatch: pytest.MonkeyPatch, params: dict[str, object], sentence: str
+) -> None:
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__RUNTIME", "airfreight-vllm-cpu-1a2b3c4d5e6f")
+    if params.get("registry"):
+        monkeypatch.setenv("AIRFLOW__AIRFREIGHT__REGISTRY", "oci://registry.example/models/")
+    with pytest.raises(RequestError, match=sentence):
+        RequestMacros.checked_source({"model": "acme/pong", **params})
+
+
+IMAGE = f"oci://registry.example/models/acme/pong{DIGEST}"
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({"source": "hf://acme/pong"}, "models of the hub are for deliver_model with deploy off"),
+        ({"source": IMAGE}, '"destination" is empty and the site has no registry'),
+        (
+            {"source": "s3://a-bucket/x/y/", "destination": "s3://b-bucket/"},
+            "lies in a bucket: give oci://registry/path/",
+        ),
+        ({"source": IMAGE, "destination": "nowhere"}, "is not understood"),
+        ({"source": IMAGE, "destination": "oci://r:5000/", "allow_unsafe": "yes"}, "which is no reason"),
+    ],
+)
+def test_a_mirror_that_makes_no_sense_is_refused(params: dict[str, object], sentence: str) -> None:
+    with pytest.raises(RequestError, match=sentence):
+        requests.mirror_of(params, "")
+
+
+def test_a_mirror_goes_to_the_sites_registry_unless_told_otherwise() -> None:
+    assert requests.mirror_of({"source": IMAGE}, "oci://internal:5000/models/") == (
+        IMAGE,
+        "oci://internal:5000/models/",
+    )
+    assert requests.mirror_of({"source": IMAGE, "destination": "s3://llm-models"}, "")[1] == "s3://llm-models/"
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: requests.runtime_image_of({"template": "vllm-cpu"}, ""), '"image" is empty and the site has no regis'),
+        (lambda: requests.runtime_image_of({"image": "registry/x"}, ""), "which is no repository: write oci://"),
+        (lambda: requests.runtime_image_of({"image": IMAGE}, ""), "which is no repository"),
+        (lambda: requests.containerfile_of({"containerfile": "FROM x"}), "which is no name of a ConfigMap: put the"),
+        (lambda: requests.containerfile_of({"containerfile": "a", "context": "/b"}), "are both given: keep one"),
+        (
+            lambda: requests.context_of({"context": "../x"}),
+            "give a directory of the builder image as /opt/site/runtime",
+        ),
+    ],
+)
+def test_a_runtime_that_cannot_be_built_is_refused(call: Callable[[], object], sentence: str) -> None:
+    with pytest.raises(RequestError, match=sentence):
+        call()
 
 
 def test_without_any_runtime_nothing_is_begun() -> None:

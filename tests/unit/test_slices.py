@@ -120,3 +120,17 @@ def test_what_is_no_slice_is_refused(text: str) -> None:
         f"The slice {text!r} is not understood: give the share and the number of shares, 1/1 to 1000/1000, as in 2/8 "
         "for the second of eight."
     )
+
+
+def test_what_must_travel_together_is_in_one_slice() -> None:
+    files = [ManifestFile(f"{index:03}", size, sha256="0" * 64) for index, size in enumerate([50, 40, 3, 2, 1, 0])]
+    bundles = [(files[0],), (files[1],), tuple(files[2:])]
+    shares = [Slice(index, 3).of_bundles(bundles) for index in (1, 2, 3)]
+    assert sorted(file.path for share in shares for file in share) == [file.path for file in files]
+    assert tuple(files[2:]) in shares
+
+
+def test_slices_are_the_same_where_nothing_must_travel_together() -> None:
+    files = [ManifestFile(f"{index:03}", 7 * index % 5, sha256="0" * 64) for index in range(20)]
+    for index in (1, 2, 3):
+        assert Slice(index, 3).of_bundles([(file,) for file in files]) == Slice(index, 3).of(files)

@@ -1,0 +1,92 @@
+"""DAG `mirror_model`: carries a published model to another registry, from a bucket into a registry, or back."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from airflow.sdk import DAG
+
+from airfreight_airflow.form import mirror_params
+from airfreight_airflow.macros import RequestMacros
+from airfreight_airflow.operators import PUBLISHER, AirfreightPodOperator
+from airfreight_airflow.resolving import ResolveOperator
+
+DOCS = """
+Carries one published version of a model to another place: registry to registry (the same image, its digest unchanged), bucket to
+registry, registry to bucket. Nothing is served. A run with the same request moves no weight byte again.
+
+| task | what it does | when it fails |
+|---|---|---|
+| `resolve` | checks the request, turns a tag into a digest, lists the files, writes the plan; with `dry_run` the run ends here | source or destination malformed; no such image or version; no login for a registry (`registry_secret`); a registry at plain http that `plain_http_registries` does not name |
+| `mirror` | copies; every byte is compared with its digest before it becomes visible | no right to push; registry, bucket or network down. Clear it: what is there is not sent again |
+| `verify` | reads the copy again, every byte of it | exit code 3: the sentence names wrong, missing and extra files; do not serve that copy |
+
+| from | to | what stays the same |
+|---|---|---|
+| `oci://` | `oci://` | the image, byte by byte: its digest. Signatures and attestations of it (referrers) are not copied |
+| `s3://` | `oci://` | the manifest: files, digests, source and commit; the image's digest is that of a build of the same version |
+| `oci://` | `s3://` | the manifest |
+
+**On call.** The last line of the failed task's log is one sentence: what is wrong and what to change. It is also the XCom `failure`.
+Exit codes 2 and 3 are not retried. The copy's address is in the result of `mirror`, as `artifact`.
+
+Through REST: `POST /api/v2/dags/mirror_model/dagRuns` with `{"logical_date": null, "conf": {"source":
+"oci://registry.example/models/acme/pong@sha256:…", "destination": "oci://registry.internal:5000/models/"}}`.
+"""  # noqa: E501  (a Markdown table row is one line)
+
+with DAG(
+    dag_id="mirror_model",
+    dag_display_name="Mirror a model",
+    description="Registry to registry, bucket to registry, registry to bucket; verified",
+    doc_md=DOCS,
+    schedule=None,
+    catchup=False,
+    is_paused_upon_creation=False,
+    max_active_runs=4,
+    dagrun_timeout=timedelta(hours=26),
+    tags=["airfreight", "publish"],
+    params=mirror_params(),
+    user_defined_macros={"airfreight": RequestMacros},
+    default_args={
+        "owner": "airfreight",
+        "retries": 2,
+        "retry_delay": timedelta(seconds=20),
+        "retry_exponential_backoff": 2.0,
+        "max_retry_delay": timedelta(minutes=5),
+        "execution_timeout": timedelta(minutes=15),
+    },
+) as dag:
+    files = [
+        *("--allow", "{{ airfreight.allow(params) }}"),
+        *("--ignore", "{{ airfreight.ignore(params) }}"),
+        *("--allow-unsafe", "{{ airfreight.allow_unsafe(params) }}"),
+        *("--base", "{{ airfreight.mirror_base(params) }}"),
+    ]
+    resolve = ResolveOperator(
+        task_id="resolve",
+        role=PUBLISHER,
+        arguments=[
+            *("resolve", "{{ airfreight.mirror_source(params) }}"),
+            *("--store", "{{ airfreight.mirror_destination(params) }}"),
+            *files,
+        ],
+    )
+    mirror = AirfreightPodOperator(
+        task_id="mirror",
+        role=PUBLISHER,
+        arguments=[
+            "copy",
+            "{{ airfreight.mirror_source(params) }}",
+            "{{ airfreight.mirror_destination(params) }}",
+            *files,
+        ],
+        execution_timeout=timedelta(hours=24),
+    )
+    verify = AirfreightPodOperator(
+        task_id="verify",
+        role=PUBLISHER,
+        arguments=["verify", mirror.output["artifact"]],
+        execution_timeout=timedelta(hours=24),
+    )
+
+    resolve >> mirror
