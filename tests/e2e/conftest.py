@@ -54,7 +54,7 @@ class Delivery:
 
     def trigger(self, **conf: Any) -> str:
         """Start a delivery through REST and return its id."""
-        return self.start(DAG, namespace=self.namespace, **conf)
+        return self.start(DAG, **{"namespace": self.namespace, **conf})
 
     def start(self, dag_id: str, **conf: Any) -> str:
         """Start a run of any DAG through REST and return its id."""
