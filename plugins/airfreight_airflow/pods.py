@@ -246,7 +246,8 @@ def _hub_env(site: Settings, hub_secret: str) -> Iterator[k8s.V1EnvVar]:
             yield k8s.V1EnvVar(name=name, value=site.https_proxy)
         # The proxy is for the hub. Store and registry stand near the pods, and weights would pass it twice.
         hosts = [host.strip() for host in site.no_proxy.split(",") if host.strip()]
-        near = [urlsplit(site.store_endpoint).hostname, urlsplit(site.registry).hostname]
+        # The registry with its port: a hub's mirror may have the same address and stand behind the proxy all the same.
+        near = [urlsplit(site.store_endpoint).hostname, urlsplit(site.registry).netloc]
         direct = dict.fromkeys([*hosts, *(host for host in near if host)])
         yield k8s.V1EnvVar(name="NO_PROXY", value=",".join(direct))
 

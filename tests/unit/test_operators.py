@@ -603,7 +603,7 @@ def test_neither_store_nor_registry_is_behind_the_hubs_proxy(kube: FakeKube, mon
     monkeypatch.setenv("AIRFLOW__AIRFREIGHT__HTTPS_PROXY", "http://10.0.0.1:3128")
     monkeypatch.setenv("AIRFLOW__AIRFREIGHT__REGISTRY", "oci://registry.internal:5000/models/")
     run(make_operator(PUBLISHER))
-    assert env_of(kube.created[0])["NO_PROXY"] == "registry.internal"
+    assert env_of(kube.created[0])["NO_PROXY"] == "registry.internal:5000"
 
 
 def test_options_without_a_value_are_left_out_and_lines_repeat_an_option() -> None:
