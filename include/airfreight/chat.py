@@ -1,9 +1,10 @@
 """Talking to an OpenAI-compatible server: its list of models, and one streamed chat completion, measured.
 
-Two requests, on one connection:
+Three requests, on one connection:
 
     GET  /v1/models            {"data": [{"id": "pong", "max_model_len": 256}]}
     POST /v1/chat/completions  stream, with usage: lines "data: {chunk}", at the end "data: [DONE]"
+    GET  /metrics              Prometheus text, where the server has it
 
 What may heal is a `TemporaryError`: no connection (a Service's first two seconds), a time-out while connecting, 429,
 502, 503, 504. Everything else a server does wrong is a `GateError`: it is up, and it is not good.
@@ -15,6 +16,7 @@ a 200.
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,11 +31,13 @@ from airfreight.observation import one_line
 
 CHAT_PATH = "/v1/chat/completions"
 MODELS_PATH = "/v1/models"
+METRICS_PATH = "/metrics"
 MAX_TOKENS = 64
 ANSWER_S = 300.0  # for the whole answer; a server that drips for ever has an end
 _TIMEOUT = httpx2.Timeout(120.0, connect=5.0)
 _HEALING = frozenset({429, 502, 503, 504})
 _BODY_LIMIT = 64 * 1024
+_METRICS_LIMIT = 4 * 1024 * 1024
 _MESSAGE_LIMIT = 300  # characters of a server's own message that are passed on
 
 
@@ -75,9 +79,14 @@ class ChatServer:
 
     Args:
         url: without path, such as "http://pong-predictor.models.svc.cluster.local".
+        host: name that a gateway at `url` knows the server by: the Host header, and over TLS the name that the
+            certificate must be for. Empty: the URL's own.
+        ca_file: the CAs, in PEM, that its certificate is checked against; None takes the system's.
     """
 
-    def __init__(self, url: str, client: httpx2.Client | None = None) -> None:
+    def __init__(
+        self, url: str, client: httpx2.Client | None = None, *, host: str = "", ca_file: str | None = None
+    ) -> None:
         try:
             parts = urlsplit(url)
             usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -85,8 +94,12 @@ class ChatServer:
             usable = False
         if not usable:
             raise RequestError(f"{url} is no URL of a model server; write it as http://name-predictor.namespace.svc.")
+        if host and not host.isprintable():
+            raise RequestError(f"{host!r} is no name of a host; write it as pong.example.com.")
         self.url = url.rstrip("/")
-        self._client = client or httpx2.Client(timeout=_TIMEOUT)
+        self._headers = {"Host": host} if host else {}
+        self._extensions: dict[str, Any] = {"sni_hostname": host.partition(":")[0]} if host else {}
+        self._client = client or httpx2.Client(timeout=_TIMEOUT, verify=_trust(ca_file))
 
     def __enter__(self) -> ChatServer:
         return self
@@ -115,6 +128,16 @@ class ChatServer:
                 f"{self.url}{MODELS_PATH} lists no models, but answers: {one_line(body, _MESSAGE_LIMIT)}; "
                 "is it a server for the OpenAI API?"
             ) from None
+
+    def metrics(self) -> str | None:
+        """Return the server's metrics in Prometheus' text form; None where it has none.
+
+        Raises:
+            TemporaryError: it cannot be reached, or is not up yet.
+        """
+        with self._request("GET", METRICS_PATH) as response:
+            text = _read(response, _METRICS_LIMIT)
+        return text if response.status_code == 200 else None
 
     def chat(self, model: str, question: str) -> Answer:
         """Ask one question and read the streamed answer to its end.
@@ -148,12 +171,19 @@ class ChatServer:
     @contextmanager
     def _request(self, method: str, path: str, body: dict[str, Any] | None = None) -> Iterator[httpx2.Response]:
         try:
-            with self._client.stream(method, f"{self.url}{path}", json=body) as response:
+            with self._client.stream(
+                method, f"{self.url}{path}", json=body, headers=self._headers, extensions=self._extensions
+            ) as response:
                 if response.status_code in _HEALING:
                     said = self._failed(method, path, response.status_code, _read(response))
                     raise TemporaryError(f"{said}; try again.")
                 yield response
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
+            if "CERTIFICATE_VERIFY_FAILED" in str(error):
+                raise GateError(
+                    f"The certificate of {self.url} cannot be trusted ({one_line(str(error), _MESSAGE_LIMIT)}); give "
+                    "the CA that signed it with --ca-file, and the name it is for with --host."
+                ) from None
             raise TemporaryError(f"{self.url} cannot be reached ({error}); try again.") from None
         except httpx2.TimeoutException:
             raise GateError(
@@ -228,14 +258,23 @@ def _chunks(response: httpx2.Response) -> Iterator[dict[str, Any]]:
             yield chunk
 
 
-def _read(response: httpx2.Response) -> str:
+def _trust(ca_file: str | None) -> ssl.SSLContext:
+    """Return what certificates are checked against: the system's CAs (or SSL_CERT_FILE's), or one file's alone."""
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:  # ssl.SSLError is one
+        reason = error.strerror or "it holds no certificate in PEM"
+        raise RequestError(f"{ca_file} is no bundle of CA certificates ({reason}); give one in PEM.") from None
+
+
+def _read(response: httpx2.Response, limit: int = _BODY_LIMIT) -> str:
     """Return the beginning of a body as text."""
-    body = b""
+    body = bytearray()
     for part in response.iter_bytes():
         body += part
-        if len(body) >= _BODY_LIMIT:
+        if len(body) >= limit:
             break
-    return body[:_BODY_LIMIT].decode("utf-8", "replace")
+    return body[:limit].decode("utf-8", "replace")
 
 
 def _code(chunk: dict[str, Any]) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
@@ -22,6 +23,7 @@ from airfreight.cluster_errors import api_error, is_object_missing, unreachable_
 from airfreight.errors import RequestError
 from airfreight.observation import FIELD_MANAGER, STOP_ANNOTATION, annotations_of, is_stopped, metadata, name_of
 from airfreight.retry import Patience
+from airfreight.watching import Page
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +68,9 @@ VALIDATING_WEBHOOKS = Resource(
 )
 STORAGE_CLASSES = Resource("storage.k8s.io/v1", "storageclasses", "StorageClass")
 ENDPOINT_SLICES = Resource("discovery.k8s.io/v1", "endpointslices", "EndpointSlice")
-_BY_KIND = {resource.kind: resource for resource in (INFERENCE_SERVICES, SERVING_RUNTIMES)}
+DEPLOYMENTS = Resource("apps/v1", "deployments", "Deployment")
+NETWORK_POLICIES = Resource("networking.k8s.io/v1", "networkpolicies", "NetworkPolicy")
+_BY_KIND = {resource.kind: resource for resource in (INFERENCE_SERVICES, SERVING_RUNTIMES, NETWORK_POLICIES)}
 
 
 @dataclass(frozen=True)
@@ -184,24 +188,27 @@ class Cluster:
         answer = self._call("POST", path, "ask for rights", body=body) or {}
         return bool((answer.get("status") or {}).get("allowed"))
 
-    def apply(self, wanted: Mapping[str, Any], *, dry_run: bool = False) -> Applied:
-        """Apply an InferenceService or a ServingRuntime as manager `airfreight`, after a server-side dry run.
+    def apply(self, wanted: Mapping[str, Any], *, dry_run: bool = False, take_over: bool = False) -> Applied:
+        """Apply an InferenceService, ServingRuntime or NetworkPolicy as manager `airfreight`, after a server-side dry
+        run.
 
         The dry run passes through all admission, KServe's too, so a refusal leaves the live object as it was.
 
         Args:
             wanted: the object, with every field that is ours and no other.
             dry_run: stop after the dry run.
+            take_over: overwrite fields that somebody else has set to something else since.
         Raises:
-            RequestError: refused, by admission or for want of rights.
+            RequestError: refused, by admission or for want of rights, or because somebody else owns a field now; the
+                sentence names the field manager.
             TemporaryError: the API server or KServe's webhook does not answer.
         """
         resource = _BY_KIND[wanted["kind"]]
         namespace, name = metadata(wanted)["namespace"], name_of(wanted)
         before = self.get(resource, namespace, name)
-        rehearsed = self._apply(resource, wanted, FIELD_MANAGER, dry_run=True)
+        rehearsed = self._apply(resource, wanted, FIELD_MANAGER, dry_run=True, force=take_over)
         changed = before is None or _intent(before) != _intent(rehearsed)
-        after = rehearsed if dry_run else self._apply(resource, wanted, FIELD_MANAGER, dry_run=False)
+        after = rehearsed if dry_run else self._apply(resource, wanted, FIELD_MANAGER, dry_run=False, force=take_over)
         return Applied(changed, after)
 
     def rehearse(self, resource: Resource, wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -242,11 +249,66 @@ class Cluster:
                 "annotations": {STOP_ANNOTATION: "true" if stopped else "false"},
             },
         }
-        return Applied(True, self._apply(INFERENCE_SERVICES, wanted, POWER_MANAGER, dry_run=False))
+        # A person may have written it by hand; whoever asks last is meant.
+        return Applied(True, self._apply(INFERENCE_SERVICES, wanted, POWER_MANAGER, dry_run=False, force=True))
 
-    def _apply(self, resource: Resource, wanted: Mapping[str, Any], manager: str, *, dry_run: bool) -> dict[str, Any]:
+    def create(self, resource: Resource, wanted: Mapping[str, Any]) -> dict[str, Any]:
+        """Create one object that has a name of its own, so that a repeated request finds it there.
+
+        Raises:
+            RequestError: refused, by admission or for want of rights.
+        """
         namespace, name = metadata(wanted)["namespace"], name_of(wanted)
-        query = [("fieldManager", manager), ("force", "true"), *([("dryRun", "All")] if dry_run else [])]
+        there = self.get(resource, namespace, name)
+        doing = f"create {_words(resource, namespace, name)}"
+        return there or self._call("POST", resource.path(namespace), doing, body=wanted) or {}
+
+    def delete(self, resource: Resource, namespace: str, name: str, uid: str = "") -> bool:
+        """Delete one object; False when it is not there.
+
+        Args:
+            uid: of the object that is meant: another one under the same name is left alone.
+        Raises:
+            RequestError: the right is missing.
+        """
+        body = {"apiVersion": "v1", "kind": "DeleteOptions", **({"preconditions": {"uid": uid}} if uid else {})}
+        doing = f"delete {_words(resource, namespace, name)}"
+        return self._call("DELETE", resource.path(namespace, name), doing, body=body, none_on_404=True) is not None
+
+    def page(self, path: str, timeout_s: float, limit: int) -> Page:
+        """Return a text that a pod answers through the API server's proxy; whatever goes wrong is in the result.
+
+        Asked once: an old answer is no answer.
+
+        Args:
+            timeout_s: for the whole answer.
+            limit: bytes that are read of it.
+        """
+        from urllib3 import Timeout
+        from urllib3.exceptions import HTTPError
+
+        begun = time.monotonic()
+        headers = {**self._client.default_headers, "Accept": "text/plain"}
+        try:
+            self._client.update_params_for_auth(headers, [], ["BearerToken"])
+            pool = self._client.rest_client.pool_manager
+            answer = pool.request("GET", f"{self.server}{path}", headers=headers, preload_content=False, retries=False,
+                                  timeout=Timeout(total=timeout_s))  # fmt: skip
+            with answer:
+                text = b""
+                while len(text) < limit and (part := answer.read1(64 * 1024)):
+                    text += part
+                    if time.monotonic() - begun > timeout_s:
+                        raise TimeoutError(f"no whole answer within {timeout_s:.0f} s")
+        except (HTTPError, OSError) as error:
+            return Page(0, " ".join(str(error).split())[:200] or type(error).__name__, time.monotonic() - begun)
+        return Page(answer.status, text.decode("utf-8", "replace"), time.monotonic() - begun)
+
+    def _apply(
+        self, resource: Resource, wanted: Mapping[str, Any], manager: str, *, dry_run: bool, force: bool
+    ) -> dict[str, Any]:
+        namespace, name = metadata(wanted)["namespace"], name_of(wanted)
+        query = [("fieldManager", manager), ("force", str(force).lower()), *([("dryRun", "All")] if dry_run else [])]
         doing = f"apply {_words(resource, namespace, name)}"
         answer = self._call(
             "PATCH",

@@ -22,6 +22,7 @@ _RBAC = re.compile(
 )
 _DENIED = re.compile(r'.*admission webhook "(?P<webhook>[^"]+)" denied the request: ')
 _HEALS = re.compile(r"deadline exceeded|timed? ?out|connection refused", re.I)
+_CONFLICT = re.compile(r'conflict with "(?P<manager>[^"]+)"')
 _SERVICE_ACCOUNT = "system:serviceaccount:"
 
 
@@ -44,6 +45,8 @@ def api_error(status: int, body: str, doing: str) -> AirfreightError:
         return _forbidden(said, doing)
     if status == 404:
         return _not_found(answer, said, doing)
+    if status == 409 and (conflict := _edited(answer, doing)):
+        return conflict
     # A webhook answers 500 where it cannot make a pod at all ("secrets ... not found"); that is a refusal.
     decided = _DENIED.match(said) is not None and not _HEALS.search(said)
     if (status == 409 or status == 429 or status >= 500) and not decided:
@@ -66,6 +69,22 @@ def unreachable_error(server: str, reason: str) -> TemporaryError:
     return TemporaryError(
         f"The Kubernetes API server {server} cannot be reached ({one_line(reason, 200)}); try again, and correct the "
         "kubeconfig if it stays so."
+    )
+
+
+def _edited(answer: dict[str, Any], doing: str) -> RequestError | None:
+    """Say who owns the fields that an apply would have overwritten; None for any other conflict, which heals."""
+    owners: dict[str, list[str]] = {}
+    for cause in (answer.get("details") or {}).get("causes") or []:
+        owner = _CONFLICT.match(str(cause.get("message")))
+        if cause.get("reason") == "FieldManagerConflict" and owner:
+            owners.setdefault(owner["manager"], []).append(str(cause.get("field")))
+    if not owners:
+        return None
+    who = "; ".join(f"{manager} set {', '.join(sorted(fields))}" for manager, fields in sorted(owners.items()))
+    return RequestError(
+        f"It was edited by hand ({doing}: {one_line(who)}), and nothing was overwritten: ask for the same in the "
+        "request or undo the edit, and give --take-over once if it is to be overwritten."
     )
 
 

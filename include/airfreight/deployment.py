@@ -1,6 +1,6 @@
 """From a request to an object: choose how the model is delivered, render it, check that the cluster can take it.
 
-`airfreight deploy`, `smoke` and `render` are these steps, each as far as it goes.
+`airfreight deploy`, `register`, `smoke` and `render` are these steps, each as far as it goes.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from airfreight.cluster import PODS, SERVING_RUNTIMES, Cluster
 from airfreight.cluster_facts import delivery_facts, node_facts
 from airfreight.delivery import NOTHING_KNOWN, Artifacts, Choice, Facts, Mode, choose
 from airfreight.disk import Need, check_disk
+from airfreight.egress import with_resolver
 from airfreight.errors import RequestError
 from airfreight.observation import one_line
 from airfreight.preflight import check_target
@@ -107,9 +108,11 @@ class Rehearsal:
         return [check for check in self.checks if not check.ok]
 
 
-def make_plan(request: Request, facts: Facts = NOTHING_KNOWN) -> Plan:
+def make_plan(request: Request, facts: Facts = NOTHING_KNOWN, resolver: str = "") -> Plan:
     """Choose the delivery mode and render the InferenceService; pure.
 
+    Args:
+        resolver: IP address of the only DNS that its pods ask; empty: the cluster's.
     Raises:
         RequestError: the request is wrong, or the facts leave no mode.
     """
@@ -126,6 +129,7 @@ def make_plan(request: Request, facts: Facts = NOTHING_KNOWN) -> Plan:
             request.size_bytes,
         )
     )
+    rendered = with_resolver(rendered, resolver) if resolver else rendered
     release = release_id(choice.artifact, request.manifest_sha256, request.runtime, rendered)
     return Plan(request, choice, with_release(rendered, release), release)
 
@@ -169,15 +173,17 @@ def check(cluster: Cluster, plan: Plan, size_bytes: int, say: _Say) -> None:
     say(check_disk(Need(plan.choice.mode, size_bytes, image, request.serving), node_facts(cluster)))
 
 
-def rehearse(cluster: Cluster, plan: Plan) -> Rehearsal:
+def rehearse(cluster: Cluster, plan: Plan, *, take_over: bool = False) -> Rehearsal:
     """Let the cluster's admission have the InferenceService and its pod, as a server-side dry run, and check the pod.
 
+    Args:
+        take_over: what was edited by hand may be overwritten.
     Raises:
         RequestError: one of them is refused, or may not be rehearsed.
         TemporaryError: the API server or KServe's webhook does not answer.
     """
     request = plan.request
-    admitted = cluster.apply(plan.object, dry_run=True).object
+    admitted = cluster.apply(plan.object, dry_run=True, take_over=take_over).object
     runtime = cluster.get(SERVING_RUNTIMES, request.namespace, request.runtime) or {}
     try:
         pod = cluster.rehearse(PODS, pod_of(admitted, runtime))

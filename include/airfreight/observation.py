@@ -45,6 +45,7 @@ class Cause(StrEnum):
     INIT = "init"
     MEMORY = "memory"
     CRASH = "crash"
+    CHAT = "chat"
     EVICTED = "evicted"
 
 
@@ -59,6 +60,8 @@ class Limits:
     restarts: int = 2  # a modelcar may cost the server its first start; three crashes are no accident
     initializer_restarts: int = 1  # two failed downloads
     evictions: int = 2
+    withdrawn_s: float = 5.0  # until every node has heard that a pod is going, and sends nobody to it any more
+    refused_chats: int = 2  # one may be a server that is not quite up
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,14 @@ class Observation:
         deployment: the Deployment `<name>-predictor`, or None when there is none.
         pods: pods with the label `serving.kserve.io/inferenceservice=<name>`, of any release.
         logs: by pod name, the last log lines of the model server's container before it ended; may be empty.
+        events: by pod name, events about it, at least those of failed probes (reason Unhealthy); may be empty.
     """
 
     inference_service: KubernetesObject | None
     deployment: KubernetesObject | None = None
     pods: Sequence[KubernetesObject] = ()
     logs: Mapping[str, str] = field(default_factory=dict)
+    events: Mapping[str, Sequence[KubernetesObject]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

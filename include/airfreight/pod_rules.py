@@ -10,6 +10,7 @@ waiting reasons, `pkg/scheduler/framework/types.go` for the scheduler's messages
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from datetime import datetime
 
 from airfreight.observation import (
@@ -35,13 +36,17 @@ _PULL_NEVER = frozenset({"InvalidImageName", "ErrImageNeverPull"})
 _CONFIGURATION_REASONS = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 # What a registry says that no waiting changes; everything else it says (time-outs, 429, 5xx) may heal.
 _PULL_PERMANENT = re.compile(
-    r"not found|manifest unknown|unauthorized|authorization failed|denied|forbidden|no basic auth|invalid reference",
+    r"not ?found|manifest unknown|unauthorized|authorization failed|denied|forbidden|no basic auth|invalid reference",
     re.I,
 )
 # Of these, what a login decides.
 _PULL_DENIED = re.compile(r"unauthorized|authoriz|denied|forbidden|no basic auth", re.I)
 # The kubelet and containerd each name the image before they come to the reason, which would be cut off else.
-_PULL_PREFIX = re.compile(r'(?:[A-Za-z -]*(?:image|reference) "(?P<image>[^"]+)"(?:: |$)|ErrImagePull: )')
+_PULL_PREFIX = re.compile(
+    r'(?:[A-Za-z -]*(?:image|reference) "(?P<image>[^"]+)"(?:: |$)|ErrImagePull: |rpc error: code = \w+ desc = )'
+)
+# What the startup probe of include/kubernetes/runtimes prints; a server that is busy or not quite up heals.
+_CANNOT_CHAT = re.compile(r"Startup probe failed: cannot chat: (?P<said>(?!408|429|502|503|504)\d{3}\b.*)")
 _STORE_REFUSES = re.compile(
     r"\b40[134]\b|Forbidden|AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|NoSuch|not found|No model found", re.I
 )
@@ -70,6 +75,27 @@ def assess_pod(name: str, pod: KubernetesObject, log: str, now: datetime, limits
             return found
         waiting = waiting or found
     return waiting
+
+
+def assess_chat(name: str, pod: KubernetesObject, events: Iterable[KubernetesObject], limits: Limits) -> Failed | None:
+    """Fail when the server lists its model and refuses to chat, which the runtime's startup probe finds out.
+
+    A server may die of its first chat, so a refusal before a restart counts as well as a second one.
+    """
+    server = next((one for one in container_statuses(pod) if one["name"] == SERVER_CONTAINER), None)
+    if server is None or server.get("ready") or server.get("started"):
+        return None
+    for event in events:
+        refused = _CANNOT_CHAT.search(one_line(event.get("message")))
+        times = int(event.get("count") or (event.get("series") or {}).get("count") or 1)
+        if refused and (times >= limits.refused_chats or int(server.get("restartCount", 0)) > 0):
+            return Failed(
+                f"{name}: the server lists the model but cannot chat ({refused['said'].rstrip('. ')}); look at its "
+                "log, and at whether this model fits this server (architecture, head size, chat template).",
+                FailureKind.GATE,
+                Cause.CHAT,
+            )
+    return None
 
 
 def assess_evictions(name: str, pods: list[KubernetesObject], limits: Limits) -> Failed | None:
@@ -151,22 +177,22 @@ def _assess_end(
     """Judge a container by how it last ended, if it did and has not recovered since."""
     state = container.get("state") or {}
     ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
-    if not ended.get("exitCode") or container.get("ready"):
+    # A server that ends is a failure, whatever it says of itself: vLLM 0.32 ends with 0 when its engine has died.
+    if not ended or container.get("ready") or (container["init"] and not ended.get("exitCode")):
         return None
     who, restarts = container["name"], int(container.get("restartCount", 0))
     if ended.get("reason") == "OOMKilled":
         return _out_of_memory(name, pod, who)
+    code = ended.get("exitCode", 0)
     said = _last_words(who, ended.get("message") or (log if who == SERVER_CONTAINER else ""))
     most = limits.initializer_restarts if container["init"] else limits.restarts
     if "running" in state or restarts < most:
-        return Pending(
-            f"{name}: {who} ended with exit code {ended['exitCode']} and is started again{f' ({said})' if said else ''}"
-        )
+        return Pending(f"{name}: {who} ended with exit code {code} and is started again{f' ({said})' if said else ''}")
     if container["init"]:
-        return _init_failed(name, who, said or f"exit code {ended['exitCode']}")
+        return _init_failed(name, who, said or f"exit code {code}")
     tail = f"it last said: {said}" if said else f"read the log of {name_of(pod)}."
     return Failed(
-        f"{name}: {who} crashed {restarts + 1} times, last with exit code {ended['exitCode']}; correct the model or "
+        f"{name}: {who} crashed {restarts + 1} times, last with exit code {code}; correct the model or "
         f"the server's arguments; {tail}",
         FailureKind.GATE,
         Cause.CRASH,

@@ -36,7 +36,7 @@ from airfreight.observation import (
     release_of,
     seconds_since,
 )
-from airfreight.pod_rules import assess_evictions, assess_pod
+from airfreight.pod_rules import assess_chat, assess_evictions, assess_pod
 
 __all__ = ["Assessment", "Cause", "Failed", "FailureKind", "Limits", "Observation", "Pending", "Ready", "assess"]
 
@@ -79,11 +79,18 @@ def assess(observation: Observation, release: str, now: datetime, limits: Limits
     ]
     notes: list[Pending] = []
     for pod in pods:
-        found = assess_pod(name, pod, observation.logs.get(name_of(pod), ""), now, limits)
+        found: Pending | Failed | None = assess_chat(name, pod, observation.events.get(name_of(pod), ()), limits)
+        found = found or assess_pod(name, pod, observation.logs.get(name_of(pod), ""), now, limits)
         if isinstance(found, Failed):
             return found
         notes += [found] if found else []
-    return assess_evictions(name, pods, limits) or _assess_rollout(name, deployment, service, notes)
+    others = [pod for pod in observation.pods if release_of(pod) != release]
+    return (
+        assess_evictions(name, pods, limits)
+        or _assess_rollout(name, deployment, service, notes)
+        or _assess_others(name, others, now, limits)
+        or Ready()
+    )
 
 
 def _assess_service(service: KubernetesObject, release: str, now: datetime, limits: Limits) -> Assessment | None:
@@ -149,7 +156,7 @@ def _assess_deployment(name: str, deployment: KubernetesObject) -> Failed | None
 
 def _assess_rollout(
     name: str, deployment: KubernetesObject, service: KubernetesObject, notes: Sequence[Pending]
-) -> Assessment:
+) -> Pending | None:
     status = deployment.get("status") or {}
     wanted = int((deployment.get("spec") or {}).get("replicas", 1))
     updated, available = int(status.get("updatedReplicas", 0)), int(status.get("availableReplicas", 0))
@@ -165,4 +172,18 @@ def _assess_rollout(
     if ready.get("status") != "True":
         said = one_line(ready.get("message")) or ready.get("reason")
         return Pending(f"{name}: the pods are up, KServe does not say Ready yet{f' ({said})' if said else ''}")
-    return Ready()
+    return None
+
+
+def _assess_others(name: str, pods: Sequence[KubernetesObject], now: datetime, limits: Limits) -> Pending | None:
+    """Wait until nobody is sent to the pods of another release: else their answers would be taken for this one's.
+
+    A pod that is told to go is out of the Service at once, which every node learns a moment later; meanwhile it answers
+    on, because it finishes what it has begun. `deletionTimestamp` is when its grace ends.
+    """
+    for pod in pods:
+        ends = metadata(pod).get("deletionTimestamp")
+        told_s = seconds_since(ends, now) + float(metadata(pod).get("deletionGracePeriodSeconds") or 0) if ends else 0.0
+        if condition(pod, "Ready").get("status") == "True" and told_s < limits.withdrawn_s:
+            return Pending(f"{name}: the pods of another release still answer")
+    return None

@@ -43,7 +43,8 @@ class FakeKube:
     lose_pods: bool = False
     """Whether a pod is gone when it is read again."""
     objects: dict[str, Any] = field(default_factory=dict)
-    """Answers by path for everything that is no pod of ours; an int is a status."""
+    """Answers by path for everything that is no pod of ours; an int is a status, a str a page of text, and what can be
+    called is called for one of them (and may take its time)."""
     created: list[dict[str, Any]] = field(default_factory=list)
     pods: dict[str, dict[str, Any]] = field(default_factory=dict)
     claims: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -142,6 +143,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(kube.claims[path])
         if path in kube.objects:
             found = kube.objects[path]
+            found = found() if callable(found) else found
+            if isinstance(found, str):
+                return self._answer_text(found)
             return self._not(found) if isinstance(found, int) else self._answer(found)
         if path.endswith("/events"):
             return self._answer({"kind": "EventList", "metadata": {"resourceVersion": "1"}, "items": []})

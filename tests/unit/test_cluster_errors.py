@@ -145,7 +145,7 @@ class ApiServer:
                 self.end_headers()
                 self.wfile.write(text.encode())
 
-            do_GET = do_PATCH = do_POST = _do  # noqa: N815
+            do_GET = do_PATCH = do_POST = do_DELETE = _do  # noqa: N815
 
             def log_message(self, *_: object) -> None:
                 pass
@@ -200,7 +200,7 @@ def test_an_apply_is_rehearsed_first_and_is_ours_alone(server: ApiServer, cluste
     assert cluster.apply(service()).changed
     _, rehearsal, real = server.asked
     path = "/apis/serving.kserve.io/v1beta1/namespaces/models/inferenceservices/pong"
-    ours = {"fieldManager": ["airfreight"], "force": ["true"]}
+    ours = {"fieldManager": ["airfreight"], "force": ["false"]}
     assert rehearsal == ("PATCH", path, {**ours, "dryRun": ["All"]}, service(), "application/apply-patch+yaml")
     assert real == ("PATCH", path, ours, service(), "application/apply-patch+yaml")
 
@@ -220,6 +220,46 @@ def test_long_lists_come_in_pages(server: ApiServer, cluster: Cluster) -> None:
     queries = [asked[2] for asked in server.asked]
     asked_for = {"limit": ["500"], "fieldSelector": ["status.phase=Running"]}
     assert queries == [asked_for, {**asked_for, "continue": ["here"]}]
+
+
+EDITED = json.dumps(
+    {
+        "kind": "Status", "code": 409, "reason": "Conflict",
+        "message": "Apply failed with 2 conflicts: conflicts with \"kubectl-edit\": ...",
+        "details": {"causes": [
+            {"reason": "FieldManagerConflict", "field": f".spec.predictor.model.resources.limits.{what}",
+             "message": 'conflict with "kubectl-edit" using serving.kserve.io/v1beta1 at 2026-11-22T19:00:00Z'}
+            for what in ("memory", "cpu")
+        ]},
+    }
+)  # fmt: skip
+
+
+def test_what_was_edited_by_hand_is_named_with_its_owner_and_not_overwritten(
+    server: ApiServer, cluster: Cluster
+) -> None:
+    server.answers = [(200, json.dumps(service())), (409, EDITED)]
+    with pytest.raises(
+        RequestError,
+        match=r"^It was edited by hand \(apply InferenceService pong in namespace models: kubectl-edit set "
+        r"\.spec\.predictor\.model\.resources\.limits\.cpu, \.spec.*memory\), and nothing was overwritten: .*--take-",
+    ):
+        cluster.apply(service())
+    assert len(server.asked) == 2, "asking again would change nothing"
+
+
+def test_what_was_edited_is_taken_over_when_asked_to(server: ApiServer, cluster: Cluster) -> None:
+    server.answers = [(200, json.dumps(service()))] * 3
+    cluster.apply(service(), take_over=True)
+    assert [asked[2]["force"] for asked in server.asked if asked[0] == "PATCH"] == [["true"]] * 2
+
+
+def test_another_life_under_the_same_name_is_not_deleted(server: ApiServer, cluster: Cluster) -> None:
+    server.answers = [(200, json.dumps({"kind": "Status", "status": "Success"}))]
+    assert cluster.delete(INFERENCE_SERVICES, "models", "pong", uid="1")
+    method, path, _, body, _ = server.asked[0]
+    assert (method, path.rsplit("/", 1)[1]) == ("DELETE", "pong")
+    assert body["preconditions"] == {"uid": "1"}
 
 
 def test_a_refused_rehearsal_writes_nothing(server: ApiServer, cluster: Cluster) -> None:

@@ -30,7 +30,7 @@ class FakeCluster:
     def __init__(self) -> None:
         self.oci: Thing = {"enableModelcar": True}
         self.level = "baseline"
-        self.refuses = ""
+        self.refuses = self.edited = ""
         self.forgets_the_mount = False
         self.disk = "100Gi"
         self.applied: list[Thing] = []
@@ -54,7 +54,9 @@ class FakeCluster:
         status = {"allocatable": {"ephemeral-storage": self.disk}, "conditions": [{"type": "Ready", "status": "True"}]}
         return [{"metadata": {"name": "a"}, "spec": {}, "status": status}]
 
-    def apply(self, wanted: Thing, *, dry_run: bool = False) -> Applied:
+    def apply(self, wanted: Thing, *, dry_run: bool = False, take_over: bool = False) -> Applied:
+        if self.edited and not take_over:
+            raise RequestError(f"{self.edited} edited it by hand.")
         self.applied += [] if dry_run else [wanted]
         return Applied(True, copy.deepcopy(wanted))
 
@@ -135,6 +137,16 @@ def test_modelcars_off_changes_the_mode_and_says_why(
         "Delivery s3: not oci+native: KServe serves no images here (its modelcars are off)" in capsys.readouterr().out
     )
     assert cluster.applied[0]["spec"]["predictor"]["model"]["storageUri"] == S3
+
+
+def test_what_was_edited_by_hand_is_overwritten_only_when_asked(
+    cluster: FakeCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.edited = "kubectl-edit"
+    assert main(words("deploy", S3)) == 2
+    assert "kubectl-edit edited it by hand." in capsys.readouterr().err
+    assert main([*words("deploy", S3), "--take-over"]) == 0
+    assert len(cluster.applied) == 1
 
 
 @pytest.mark.parametrize("command", ["deploy", "smoke"])

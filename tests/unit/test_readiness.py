@@ -262,6 +262,11 @@ def test_graces_are_settable() -> None:
     assert isinstance(assess(observed, RELEASE, NOW, Limits(unschedulable_s=20)), Failed)
 
 
+def test_the_reason_of_a_refused_pull_is_found_behind_a_long_name() -> None:
+    status = waiting("ErrImagePull", f"failed to resolve {'registry/very/long/name ' * 30}: manifest unknown")
+    assert "cannot be pulled" in failed(judge(pod(status)), Cause.IMAGE, FailureKind.REQUEST)
+
+
 @pytest.mark.parametrize(
     ("reason", "message"),
     [
@@ -284,6 +289,15 @@ WRONG_LOGIN = (
     f'reference "{LONG}": unexpected status from HEAD request to http://{LONG.replace("@", "/manifests/")}: '
     "401 Unauthorized"
 )
+
+
+def test_containerds_words_are_shown_from_where_they_say_something() -> None:
+    message = (
+        f'rpc error: code = NotFound desc = failed to pull and unpack image "{LONG}": failed to resolve reference '
+        f'"{LONG}": {LONG}: not found'
+    )
+    sentence = failed(judge(pod(waiting("ErrImagePull", message), scheduled_s=1)), Cause.IMAGE, FailureKind.REQUEST)
+    assert f"cannot be pulled ({LONG}: not found); correct the image" in sentence
 
 
 def test_a_wrong_login_is_told_from_the_whole_message_at_once() -> None:
@@ -448,3 +462,21 @@ def test_the_kind_decides_the_exit_code(kind: FailureKind, error: type[Exception
 def test_half_filled_objects_are_waited_for(empty: Thing) -> None:
     verdict = assess(Observation(service(ready="False", conditions=None), empty, [empty]), RELEASE, NOW)
     assert isinstance(verdict, Pending)
+
+
+def test_a_server_that_ends_well_has_crashed_all_the_same() -> None:
+    """vLLM 0.32 ends with exit code 0 when its engine has died."""
+    sentence = failed(judge(pod(crashed(0, 3, reason="Completed"))), Cause.CRASH, FailureKind.GATE)
+    assert "kserve-container crashed 4 times, last with exit code 0" in sentence
+
+
+def test_nobody_is_ready_while_users_are_sent_to_another_release() -> None:
+    ready = [{"type": "Ready", "status": "True"}]
+    isvc, dep = service(), deployment()
+    old = pod(release="000000000000", conditions=ready)
+    assert "the pods of another release still answer" in pending(judge(old, isvc=isvc, dep=dep))
+    # Told to go six seconds ago, with a grace of 60: every node knows by now.
+    gone = {**old, "metadata": {**old["metadata"], "deletionTimestamp": ago(-54), "deletionGracePeriodSeconds": 60}}
+    assert isinstance(judge(gone, isvc=isvc, dep=dep), Ready)
+    going = {**old, "metadata": {**old["metadata"], "deletionTimestamp": ago(-58), "deletionGracePeriodSeconds": 60}}
+    assert "still answer" in pending(judge(going, isvc=isvc, dep=dep))

@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from airfreight.commands.common import ResultOption, write_result
-from airfreight.errors import GateError, RequestError
+from airfreight.commands.requesting import (
+    ArtifactOption,
+    DeliveryOption,
+    ManifestOption,
+    NameOption,
+    NamespaceOption,
+    PlainHttpOption,
+    PullSecretOption,
+    ServedNameOption,
+    ServingOption,
+    SizeOption,
+    SourceOption,
+    TakeOverOption,
+    aside,
+    checked_plan,
+    read_request,
+    registries,
+)
+from airfreight.errors import GateError
 
 if TYPE_CHECKING:
-    from airfreight.cluster import Applied, Cluster
-    from airfreight.deployment import Plan, Request
-    from airfreight.environment import RegistrySettings
-    from airfreight.serving import Serving
-
-NameOption = Annotated[str, typer.Option(help="Name of the InferenceService.")]
-NamespaceOption = Annotated[str, typer.Option(help="Namespace of the target.")]
-ArtifactOption = Annotated[
-    list[str],
-    typer.Option(help="s3://bucket/repository/version/ or oci://...@sha256:...; given twice, once of each kind."),
-]
-SourceOption = Annotated[str, typer.Option(help="Where the artifact came from, at its commit; recorded.")]
-ServedNameOption = Annotated[str, typer.Option(help="Name of the model in the OpenAI API.")]
-ServingOption = Annotated[str, typer.Option(metavar="JSON", help="The serving block; runtime is required in it.")]
-DeliveryOption = Annotated[
-    str, typer.Option(metavar="MODE", help="auto, s3, oci (modelcar) or oci+native (image volume).")
-]
-ManifestOption = Annotated[str | None, typer.Option(help="sha256 of the artifact's manifest, 64 hex digits.")]
-SizeOption = Annotated[
-    int, typer.Option(min=0, help="Bytes of the model, for the nodes' disk.", show_default="not known")
-]
-PullSecretOption = Annotated[
-    str, typer.Option(help="Secret the nodes must pull with; checked.", show_default="what the service account lists")
-]
-PlainHttpOption = Annotated[bool, typer.Option("--plain-http", help="Ask the image's registry over plain http.")]
+    from airfreight.cluster import Applied
+    from airfreight.deployment import Plan
 
 
 def deploy(
@@ -50,6 +44,7 @@ def deploy(
     size_bytes: SizeOption = 0,
     pull_secret: PullSecretOption = "",
     plain_http: PlainHttpOption = False,
+    take_over: TakeOverOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Ask the cluster, change nothing.")] = False,
     result: ResultOption = None,
 ) -> None:
@@ -63,16 +58,16 @@ def deploy(
     from airfreight.observation import is_stopped
     from airfreight.smoke import table
 
-    request = _request(
+    request = read_request(
         name, namespace, artifact, source, served_name, serving, delivery, manifest_sha256, size_bytes, pull_secret
     )
     cluster = Cluster.connect()
-    plan = _checked_plan(cluster, request, plain_http)
-    rehearsal = rehearse(cluster, plan)
+    plan = checked_plan(cluster, request, plain_http)
+    rehearsal = rehearse(cluster, plan, take_over=take_over)
     if rehearsal.wrong:
         typer.echo(table(rehearsal.checks))
         raise GateError(wrong_sentence(plan, rehearsal))
-    applied = cluster.apply(plan.object, dry_run=dry_run)
+    applied = cluster.apply(plan.object, dry_run=dry_run, take_over=take_over)
     stopped = is_stopped(applied.object)
     typer.echo(_story(plan, applied, dry_run, stopped))
     write_result(result, {**plan.result(), "changed": applied.changed, "stopped": stopped})
@@ -90,6 +85,7 @@ def smoke(
     size_bytes: SizeOption = 0,
     pull_secret: PullSecretOption = "",
     plain_http: PlainHttpOption = False,
+    take_over: TakeOverOption = False,
     result: ResultOption = None,
 ) -> None:
     """Show the pod that KServe would make, and whether it is right. Nothing is stored, pulled or started.
@@ -104,12 +100,12 @@ def smoke(
     from airfreight.deployment import rehearse, wrong_sentence
     from airfreight.smoke import table
 
-    request = _request(
+    request = read_request(
         name, namespace, artifact, source, served_name, serving, delivery, manifest_sha256, size_bytes, pull_secret
     )
     cluster = Cluster.connect()
-    plan = _checked_plan(cluster, request, plain_http)
-    rehearsal = rehearse(cluster, plan)
+    plan = checked_plan(cluster, request, plain_http)
+    rehearsal = rehearse(cluster, plan, take_over=take_over)
     typer.echo(table(rehearsal.checks))
     checks = [{"name": check.name, "ok": check.ok, "found": check.found} for check in rehearsal.checks]
     write_result(result, {"delivery": str(plan.choice.mode), "release": plan.release, "checks": checks})
@@ -142,7 +138,7 @@ def render(
 
     from airfreight.deployment import make_plan
 
-    request = _request(
+    request = read_request(
         name, namespace, artifact, source, served_name, serving, delivery, manifest_sha256, size_bytes, pull_secret
     )
     if request.needs_facts:
@@ -150,9 +146,9 @@ def render(
         from airfreight.deployment import ask
 
         # What is told goes to stderr: stdout is the object's.
-        facts, _ = ask(Cluster.connect(), request, _registries(request, plain_http), _aside)
+        facts, _ = ask(Cluster.connect(), request, registries(request, plain_http), aside)
         plan = make_plan(request, facts)
-        _aside(f"Delivery {plan.choice.mode}: {plan.choice.reason}.")
+        aside(f"Delivery {plan.choice.mode}: {plan.choice.reason}.")
     else:
         plan = make_plan(request)
     typer.echo(yaml.safe_dump(plan.object, sort_keys=False, width=120), nl=False)
@@ -164,78 +160,6 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     for command in (deploy, smoke, render):
         app.command()(command)
-
-
-def _checked_plan(cluster: Cluster, request: Request, plain_http: bool) -> Plan:
-    """Choose the delivery mode by what the cluster says, and check what its pods need; each finding is shown."""
-    from airfreight.deployment import ask, check, make_plan
-
-    facts, size_bytes = ask(cluster, request, _registries(request, plain_http), typer.echo)
-    plan = make_plan(request, facts)
-    typer.echo(f"Delivery {plan.choice.mode}: {plan.choice.reason}.")
-    check(cluster, plan, size_bytes, typer.echo)
-    return plan
-
-
-def _request(
-    name: str,
-    namespace: str,
-    artifact: list[str],
-    source: str,
-    served_name: str,
-    serving: str,
-    delivery: str,
-    manifest_sha256: str | None,
-    size_bytes: int,
-    pull_secret: str,
-) -> Request:
-    """Read what was asked for; everything that needs no cluster is refused here."""
-    from airfreight.delivery import parse_artifacts, parse_mode
-    from airfreight.deployment import Request, make_plan
-
-    request = Request(
-        name,
-        namespace,
-        parse_artifacts(artifact),
-        source,
-        served_name,
-        _serving(serving),
-        parse_mode(delivery),
-        _manifest_sha256(manifest_sha256),
-        size_bytes,
-        pull_secret,
-    )
-    make_plan(request)
-    return request
-
-
-def _registries(request: Request, plain_http: bool) -> RegistrySettings:
-    from airfreight.environment import RegistrySettings
-
-    host = request.artifacts.image.removeprefix("oci://").partition("/")[0]
-    return RegistrySettings.from_environment([host] if plain_http and host else [])
-
-
-def _aside(sentence: str) -> None:
-    typer.echo(sentence, err=True)
-
-
-def _serving(text: str) -> Serving:
-    from airfreight.serving import parse_serving
-
-    try:
-        values: Any = json.loads(text)
-    except ValueError as error:
-        raise RequestError(f"--serving is no JSON ({error}); write it like '{{\"gpus\": 1}}'.") from None
-    if not isinstance(values, dict):
-        raise RequestError("--serving is no JSON object; write it like '{\"gpus\": 1}'.")
-    return parse_serving(values)
-
-
-def _manifest_sha256(value: str | None) -> str | None:
-    if value is not None and (len(value) != 64 or value.strip("0123456789abcdef")):
-        raise RequestError(f"--manifest-sha256 {value} is no sha256; write its 64 hex digits.")
-    return value
 
 
 def _story(plan: Plan, applied: Applied, dry_run: bool, stopped: bool) -> str:

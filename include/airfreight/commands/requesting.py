@@ -1,0 +1,123 @@
+"""What `airfreight deploy`, `smoke`, `render` and `register` have in common: their options, read and checked alike."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from airfreight.errors import RequestError
+
+if TYPE_CHECKING:
+    from airfreight.cluster import Cluster
+    from airfreight.deployment import Plan, Request
+    from airfreight.environment import RegistrySettings
+    from airfreight.serving import Serving
+
+NameOption = Annotated[str, typer.Option(help="Name of the InferenceService.")]
+NamespaceOption = Annotated[str, typer.Option(help="Namespace of the target.")]
+ArtifactOption = Annotated[
+    list[str],
+    typer.Option(help="s3://bucket/repository/version/ or oci://...@sha256:...; given twice, once of each kind."),
+]
+SourceOption = Annotated[str, typer.Option(help="Where the artifact came from, at its commit; recorded.")]
+ServedNameOption = Annotated[str, typer.Option(help="Name of the model in the OpenAI API.")]
+ServingOption = Annotated[str, typer.Option(metavar="JSON", help="The serving block; runtime is required in it.")]
+DeliveryOption = Annotated[
+    str, typer.Option(metavar="MODE", help="auto, s3, oci (modelcar) or oci+native (image volume).")
+]
+ManifestOption = Annotated[str | None, typer.Option(help="sha256 of the artifact's manifest, 64 hex digits.")]
+SizeOption = Annotated[
+    int, typer.Option(min=0, help="Bytes of the model, for the nodes' disk.", show_default="not known")
+]
+PullSecretOption = Annotated[
+    str, typer.Option(help="Secret the nodes must pull with; checked.", show_default="what the service account lists")
+]
+TakeOverOption = Annotated[bool, typer.Option("--take-over", help="Overwrite what was edited by hand.")]
+PlainHttpOption = Annotated[bool, typer.Option("--plain-http", help="Ask the image's registry over plain http.")]
+
+
+def checked_plan(cluster: Cluster, request: Request, plain_http: bool, resolver: str = "") -> Plan:
+    """Choose the delivery mode by what the cluster says, and check what its pods need; each finding is shown.
+
+    Args:
+        resolver: IP address of the only DNS that its pods ask; empty: the cluster's.
+    Raises:
+        RequestError: something is missing, or no mode is left.
+        TemporaryError: cluster or registry do not answer.
+    """
+    from airfreight.deployment import ask, check, make_plan
+
+    facts, size_bytes = ask(cluster, request, registries(request, plain_http), typer.echo)
+    plan = make_plan(request, facts, resolver)
+    typer.echo(f"Delivery {plan.choice.mode}: {plan.choice.reason}.")
+    check(cluster, plan, size_bytes, typer.echo)
+    return plan
+
+
+def read_request(
+    name: str,
+    namespace: str,
+    artifact: list[str],
+    source: str,
+    served_name: str,
+    serving: str,
+    delivery: str,
+    manifest_sha256: str | None,
+    size_bytes: int,
+    pull_secret: str,
+) -> Request:
+    """Read what was asked for; everything that needs no cluster is refused here.
+
+    Raises:
+        RequestError: an option has a value that it cannot have.
+    """
+    from airfreight.delivery import parse_artifacts, parse_mode
+    from airfreight.deployment import Request, make_plan
+
+    request = Request(
+        name,
+        namespace,
+        parse_artifacts(artifact),
+        source,
+        served_name,
+        _serving(serving),
+        parse_mode(delivery),
+        _manifest_sha256(manifest_sha256),
+        size_bytes,
+        pull_secret,
+    )
+    make_plan(request)
+    return request
+
+
+def registries(request: Request, plain_http: bool) -> RegistrySettings:
+    """Return how the registry of a request's image is asked."""
+    from airfreight.environment import RegistrySettings
+
+    host = request.artifacts.image.removeprefix("oci://").partition("/")[0]
+    return RegistrySettings.from_environment([host] if plain_http and host else [])
+
+
+def aside(sentence: str) -> None:
+    """Tell a person something beside the command's output."""
+    typer.echo(sentence, err=True)
+
+
+def _serving(text: str) -> Serving:
+    from airfreight.serving import parse_serving
+
+    try:
+        values: Any = json.loads(text)
+    except ValueError as error:
+        raise RequestError(f"--serving is no JSON ({error}); write it like '{{\"gpus\": 1}}'.") from None
+    if not isinstance(values, dict):
+        raise RequestError("--serving is no JSON object; write it like '{\"gpus\": 1}'.")
+    return parse_serving(values)
+
+
+def _manifest_sha256(value: str | None) -> str | None:
+    if value is not None and (len(value) != 64 or value.strip("0123456789abcdef")):
+        raise RequestError(f"--manifest-sha256 {value} is no sha256; write its 64 hex digits.")
+    return value

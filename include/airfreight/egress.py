@@ -1,0 +1,225 @@
+"""Zero egress: which connections a model server's pod may open, and what was shown about it; pure.
+
+A served model needs nothing of the outside. Its pod is under one NetworkPolicy, which is applied with the release:
+
+    delivery oci, oci+native    nothing at all: kubelet pulls the image, the pod itself asks nobody for anything
+    delivery s3                 our resolver, and the store's own address and port, for the storage initializer
+
+A NetworkPolicy is about pods, so for `s3` the server may reach the store too. It has no keys of it (KServe gives them
+to the initializer alone), and what it asks our resolver for beside the store's name is refused and written down.
+
+The gate wants three things, and is `not proven` where one could not be seen:
+
+    policy     the pods of the release are under the policy, as it is rendered here
+    control    a probe under the same rules fails to reach a sink that a probe without them reaches: rules bite here
+    lookups    from the pods' first moment to their chat, our resolver was asked for nothing but the store
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import urlsplit
+
+from airfreight.errors import RequestError
+from airfreight.gates import Gate, gate
+from airfreight.observation import SERVICE_LABEL
+from airfreight.rendering import MANAGED_BY
+
+RESOLVER_LABELS = {"app.kubernetes.io/name": "airfreight-resolver"}
+RESOLVER_PORT = 5353  # of the pod; a policy sees the pod's port, not the Service's
+_ANYWHERE = "0.0.0.0/0"
+_SERVICE_SUFFIX = (".svc", ".svc.cluster.local")
+
+
+@dataclass(frozen=True)
+class Site:
+    """What the pods may reach.
+
+    Args:
+        store_url: of the S3 endpoint as pods see it, such as "http://minio.minio.svc.cluster.local:9000"; empty: AWS.
+        resolver_namespace: where our resolver runs; empty: there is none, and pods ask the cluster's DNS.
+        store_port: of the store's pods, where it is another one than its Service's.
+    """
+
+    store_url: str = ""
+    resolver_namespace: str = ""
+    store_port: int | None = None
+
+
+def policy_name(name: str) -> str:
+    """Return the name of a model's policy."""
+    return f"airfreight-egress-{name}"
+
+
+def policy(name: str, namespace: str, artifact: str, site: Site) -> dict[str, Any]:
+    """Return the NetworkPolicy for the pods of an InferenceService.
+
+    Raises:
+        RequestError: the store's URL is none.
+    """
+    return policy_for(policy_name(name), namespace, {SERVICE_LABEL: name}, rules(artifact, site))
+
+
+def policy_for(
+    name: str, namespace: str, labels: Mapping[str, str], egress: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return a NetworkPolicy with these rules for the pods with these labels."""
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": {"name": name, "namespace": namespace, "labels": dict(MANAGED_BY)},
+        "spec": {"podSelector": {"matchLabels": dict(labels)}, "policyTypes": ["Egress"], "egress": list(egress)},
+    }
+
+
+def rules(artifact: str, site: Site) -> list[dict[str, Any]]:
+    """Return the egress rules for an artifact; none: nothing is allowed."""
+    if not artifact.startswith("s3://"):
+        return []
+    return [_dns(site), _store(site)]
+
+
+def is_narrow(egress: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether rules name every address, rather than a port of everywhere."""
+    return not any((to.get("ipBlock") or {}).get("cidr") == _ANYWHERE for rule in egress for to in rule["to"])
+
+
+def store_host(site: Site) -> str:
+    """Return the name that the storage initializer looks up; empty when the store is AWS or named by its address."""
+    host = _host(site.store_url)
+    return "" if not host or _is_address(host) else host
+
+
+def with_resolver(rendered: Mapping[str, Any], address: str) -> dict[str, Any]:
+    """Return a rendered InferenceService whose pods ask our resolver, and nobody else.
+
+    Args:
+        address: cluster IP of the resolver's Service.
+    Raises:
+        RequestError: it is no IP address.
+    """
+    if not _is_address(address):
+        raise RequestError(
+            f"{address} is no IP address of a resolver; give the cluster IP of Service airfreight-resolver."
+        )
+    predictor = rendered["spec"]["predictor"]
+    # ndots 1: every name is asked for once and as it is, so what is written down is what was meant.
+    dns = {"dnsPolicy": "None", "dnsConfig": {"nameservers": [address], "options": [{"name": "ndots", "value": "1"}]}}
+    return {**rendered, "spec": {**rendered["spec"], "predictor": {**predictor, **dns}}}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was seen; None where nobody could look.
+
+    Attributes:
+        covered: the pods are under the policy as rendered.
+        narrow: its rules name every address; they cannot for a store that has only a name outside of the cluster.
+        reached_without, reached_under: whether the control's probe reached the sink.
+        lookups: names that the release's pods asked our resolver for.
+    """
+
+    covered: bool
+    narrow: bool = True
+    reached_without: bool | None = None
+    reached_under: bool | None = None
+    lookups: tuple[str, ...] | None = None
+
+
+def egress_gate(evidence: Evidence, allowed: Sequence[str]) -> Gate:
+    """Judge what was seen.
+
+    Args:
+        allowed: names that may be looked up.
+    """
+    strange = sorted({name for name in evidence.lookups or () if name.rstrip(".").lower() not in allowed})
+    asked = "?" if evidence.lookups is None else f"{len(evidence.lookups)} lookups"
+    control = "no control"
+    if evidence.reached_without and evidence.reached_under is not None:
+        control = "the policy does not bite" if evidence.reached_under else "the policy bites"
+    found = f"{asked}, {control}" + (f", asked for {', '.join(strange)}" if strange else "")
+    if strange:
+        sentence = (
+            f"The model server asked for {', '.join(strange)}, which is neither its store nor itself; look at what its "
+            "image or its arguments want from outside."
+        )
+        return gate("egress", False, "nothing but the store", found, sentence)
+    why = _missing(evidence)
+    if why:
+        return gate("egress", None, "nothing but the store", found, f"That nothing leaves is not proven: {why}.")
+    return gate("egress", True, "nothing but the store", found, "")
+
+
+def _missing(evidence: Evidence) -> str:
+    if not evidence.covered:
+        return "the pods are under no policy of ours"
+    if not evidence.narrow:
+        return "the store's addresses are not known, so its port is open to everywhere"
+    if evidence.reached_without is None or evidence.reached_under is None:
+        return "the control could not be run"
+    if not evidence.reached_without:
+        return "the control's probe reached its sink not even without the policy"
+    if evidence.reached_under:
+        return "this cluster does not enforce NetworkPolicies"
+    if evidence.lookups is None:
+        return "the pods do not ask our resolver"
+    return ""
+
+
+def covers(found: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> bool:
+    """Whether the policy in the cluster is the one that is wanted."""
+    return found is not None and _defaulted(found.get("spec") or {}) == _defaulted(wanted["spec"])
+
+
+def _defaulted(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Drop what the API server drops: an empty list of rules."""
+    return {key: value for key, value in spec.items() if key != "egress" or value}
+
+
+def _dns(site: Site) -> dict[str, Any]:
+    if site.resolver_namespace:
+        to = {"namespaceSelector": _named(site.resolver_namespace), "podSelector": {"matchLabels": RESOLVER_LABELS}}
+        port = RESOLVER_PORT
+    else:
+        to = {"namespaceSelector": _named("kube-system"), "podSelector": {"matchLabels": {"k8s-app": "kube-dns"}}}
+        port = 53
+    return {"to": [to], "ports": [{"protocol": protocol, "port": port} for protocol in ("UDP", "TCP")]}
+
+
+def _store(site: Site) -> dict[str, Any]:
+    host = _host(site.store_url)
+    if not host:  # AWS has too many addresses to name; the verdict of such a site rests on the lookups
+        return {"to": [{"ipBlock": {"cidr": _ANYWHERE}}], "ports": [{"protocol": "TCP", "port": 443}]}
+    parts = urlsplit(site.store_url)
+    port = site.store_port or parts.port or (443 if parts.scheme == "https" else 80)
+    if _is_address(host):
+        to: dict[str, Any] = {"ipBlock": {"cidr": f"{host}/{ip_address(host).max_prefixlen}"}}
+    elif host.endswith(_SERVICE_SUFFIX):
+        to = {"namespaceSelector": _named(host.split(".")[1])}
+    else:  # a name outside of the cluster: a policy knows no names
+        to = {"ipBlock": {"cidr": _ANYWHERE}}
+    return {"to": [to], "ports": [{"protocol": "TCP", "port": port}]}
+
+
+def _named(namespace: str) -> dict[str, Any]:
+    return {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+
+
+def _host(url: str) -> str:
+    if not url:
+        return ""
+    host = urlsplit(url).hostname
+    if not host:
+        raise RequestError(f"{url} is no URL of a store; write it as http://minio.minio.svc.cluster.local:9000.")
+    return host
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
