@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from airflow.plugins_manager import AirflowPlugin
 
+from airfreight_airflow.windows_timetable import OpeningsTimetable
+
 
 class AirfreightPlugin(AirflowPlugin):
     """The name under which `airflow plugins` lists Airfreight; the operators and sensors are imported by the DAG
@@ -11,3 +13,5 @@ class AirfreightPlugin(AirflowPlugin):
     """
 
     name = "airfreight"
+    # Airflow makes a schedule again from the database only if its class is registered.
+    timetables = [OpeningsTimetable]  # noqa: RUF012  (the base class says so)

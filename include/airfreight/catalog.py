@@ -12,28 +12,39 @@
         serving:                    # the fields of the trigger form's "Serving" section
           gpus: 1
           memory: 24Gi
+        hours: {open: "08:00", close: "18:00", days: mon-fri, timezone: Europe/Berlin}    # see `airfreight.hours`
+        idle_after: 30m             # stopped when nobody asked for so long; absent: not for that
+        warmup: measured            # how long before an opening it is started; see `airfreight.warmup`
+        refresh: daily              # look whether the branch moved, and deliver what is new; absent: never
 
-Every problem is reported with the file and the line it is on, and all of them at once.
+Every problem is reported with the file and the line it is on, and all of them at once. `survey` lets what is right
+through all the same: an entry that is wrong takes down only itself.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from airfreight.durations import parse_duration
 from airfreight.errors import RequestError
+from airfreight.hours import Hours, always_open
 from airfreight.patterns import Patterns
 from airfreight.rendering import check_name
 from airfreight.serving import Serving, problem_sentence
 from airfreight.shipped import shipped
 from airfreight.source import DEFAULT_REVISION, HubModel, parse_source
+from airfreight.warmup import MEASURED, check_warmup
 
-CATALOG = shipped("models.yaml")
+CATALOG = Path(os.environ.get("AIRFREIGHT_CATALOG") or shipped("models.yaml"))
+"""The site's catalog: the file that AIRFREIGHT_CATALOG names, or else the one in this repository."""
 
 
 class CatalogModel(BaseModel):
@@ -58,6 +69,14 @@ class CatalogModel(BaseModel):
         default_factory=list, description="Wildcards of files to leave out.", examples=[["original/"]]
     )
     serving: Serving = Field(default_factory=Serving, description="How the model is served.")
+    hours: tuple[Hours, ...] = Field(default=(), description="When it is served; one range, or a list of ranges.")
+    idle_after: str | None = Field(default=None, description="Stopped when nobody asked for so long.", examples=["30m"])
+    warmup: str = Field(
+        default=MEASURED, description='Time before an opening at which it is started, such as "10m"; or "measured".'
+    )
+    refresh: Literal["daily", "never"] = Field(
+        default="never", description="Whether a branch is looked at, and what is new on it delivered."
+    )
 
     @field_validator("name")
     @classmethod
@@ -86,6 +105,30 @@ class CatalogModel(BaseModel):
             return list(Patterns.of(value).allow)
         except RequestError as error:
             raise ValueError(error.message.partition(": ")[2]) from None
+
+    @field_validator("hours", mode="before")
+    @classmethod
+    def _one_range_is_a_list(cls, value: object) -> object:
+        return () if value is None else [value] if isinstance(value, dict) else value
+
+    @field_validator("hours")
+    @classmethod
+    def _hours_close(cls, value: tuple[Hours, ...]) -> tuple[Hours, ...]:
+        if always_open(value):
+            raise ValueError("these hours never close; leave them out, or leave an hour of the week free.")
+        return value
+
+    @field_validator("idle_after")
+    @classmethod
+    def _idle_after_parses(cls, value: str | None) -> str | None:
+        if value is not None and parse_duration(value) < timedelta(minutes=1):
+            raise ValueError(f'"{value}" is less than a minute, in which nobody can look twice; write "1m" or more.')
+        return value
+
+    @field_validator("warmup")
+    @classmethod
+    def _warmup_parses(cls, value: str) -> str:
+        return check_warmup(value)
 
     @model_validator(mode="after")
     def _revision_parses(self) -> CatalogModel:
@@ -117,6 +160,11 @@ class CatalogModel(BaseModel):
         """Which files of it are wanted."""
         return Patterns.of(self.allow_patterns, self.ignore_patterns)
 
+    @property
+    def has_windows(self) -> bool:
+        """Whether it is started and stopped by a DAG of its own."""
+        return bool(self.hours or self.idle_after)
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -139,6 +187,23 @@ class CatalogError(RequestError):
         self.problems = list(problems)
 
 
+@dataclass(frozen=True)
+class Broken:
+    """An entry that is wrong: its name, "" where it has none to go by, its line, and all that is wrong with it."""
+
+    name: str
+    line: int
+    problems: tuple[Problem, ...]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a catalog holds: the models that are right, and the entries that are not."""
+
+    models: tuple[CatalogModel, ...]
+    broken: tuple[Broken, ...]
+
+
 def load(path: Path) -> list[CatalogModel]:
     """Read a catalog file.
 
@@ -146,13 +211,15 @@ def load(path: Path) -> list[CatalogModel]:
         CatalogError: anything in it is wrong.
         RequestError: the file cannot be read.
     """
+    return parse(_read(path), str(path))
+
+
+def survey_file(path: Path) -> Survey:
+    """Read a catalog file; what is wrong in it is in the result. A file that cannot be read is one broken entry."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RequestError(f"The catalog {path} cannot be read ({error.strerror}); name another with --file.") from None
-    except UnicodeDecodeError:
-        raise RequestError(f"The catalog {path} is no UTF-8; save it as that.") from None
-    return parse(text, str(path))
+        return survey(_read(path), str(path))
+    except RequestError as error:
+        return Survey((), (Broken("", 1, (Problem(str(path), 1, error.message),)),))
 
 
 def parse(text: str, file: str) -> list[CatalogModel]:
@@ -161,27 +228,69 @@ def parse(text: str, file: str) -> list[CatalogModel]:
     Raises:
         CatalogError: anything in it is wrong.
     """
+    found = survey(text, file)
+    problems = [problem for broken in found.broken for problem in broken.problems]
+    if problems:
+        raise CatalogError(problems)
+    return list(found.models)
+
+
+def survey(text: str, file: str) -> Survey:
+    """Read a catalog from text, entry by entry; never raises. `file` is its name for the reports."""
     node, problems = _compose(text, file)
     if problems:
-        raise CatalogError(problems)
-    entries = _entries(node, file)
+        return Survey((), (Broken("", problems[0].line, tuple(problems)),))
+    try:
+        entries = _entries(node, file)
+    except CatalogError as error:
+        return Survey((), (Broken("", error.problems[0].line, tuple(error.problems)),))
     models: list[CatalogModel] = []
+    broken: list[Broken] = []
     lines: dict[str, int] = {}
     for entry in entries:
-        try:
-            model = CatalogModel.model_validate(_plain(entry))
-        except ValidationError as error:
-            problems += [_problem(entry, one, file) for one in error.errors(include_url=False)]
-            continue
         line = _line(_at(entry, ("name",)))
-        if model.name in lines:
-            sentence = f"name: {model.name} is on line {lines[model.name]} already; give this model another name."
-            problems.append(Problem(file, line, sentence))
-        lines.setdefault(model.name, line)
-        models.append(model)
+        found = _model(entry, file)
+        if isinstance(found, CatalogModel) and found.name in lines:
+            sentence = f"name: {found.name} is on line {lines[found.name]} already; give this model another name."
+            found = [Problem(file, line, sentence)]
+        if isinstance(found, CatalogModel):
+            lines[found.name] = line
+            models.append(found)
+        else:
+            broken.append(Broken(_name(entry), line, tuple(found)))
+    return Survey(tuple(models), tuple(broken))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RequestError(f"The catalog {path} cannot be read ({error.strerror}); name another with --file.") from None
+    except UnicodeDecodeError:
+        raise RequestError(f"The catalog {path} is no UTF-8; save it as that.") from None
+
+
+def _model(entry: yaml.Node, file: str) -> CatalogModel | list[Problem]:
+    problems = list(_repeated_keys(entry, file))
     if problems:
-        raise CatalogError(problems)
-    return models
+        return problems
+    try:
+        return CatalogModel.model_validate(_plain(entry))
+    except ValidationError as error:
+        return [_problem(entry, one, file) for one in error.errors(include_url=False)]
+    except (yaml.YAMLError, ValueError) as error:  # such as !!timestamp of no day: a value YAML itself cannot make
+        return [Problem(file, _line(entry), f"This entry cannot be read ({' '.join(str(error).split())}); correct it.")]
+
+
+def _name(entry: yaml.Node) -> str:
+    """Return the name a broken entry goes by, if it has one that could be a model's."""
+    node = _at(entry, ("name",))
+    name = str(node.value) if isinstance(node, yaml.ScalarNode) else ""
+    try:
+        check_name(name)
+    except RequestError:
+        return ""
+    return name
 
 
 def _compose(text: str, file: str) -> tuple[yaml.Node | None, list[Problem]]:
@@ -193,7 +302,15 @@ def _compose(text: str, file: str) -> tuple[yaml.Node | None, list[Problem]]:
         return None, [Problem(file, line, f"This is no YAML: {error.problem or error.context}; correct it.")]
     except yaml.YAMLError as error:
         return None, [Problem(file, 1, f"This is no YAML: {' '.join(str(error).split())}; correct it.")]
-    return node, list(_repeated_keys(node, file))
+    return node, _repeated_tops(node, file)
+
+
+def _repeated_tops(node: yaml.Node | None, file: str) -> list[Problem]:
+    """Keys of the file itself that are written twice; those of an entry are that entry's problem."""
+    keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+    first = {str(key.value): key for key in reversed(keys)}
+    return [Problem(file, _line(key), f"{key.value} is written twice here; keep one.")
+            for key in keys if first[str(key.value)] is not key]  # fmt: skip
 
 
 def _repeated_keys(node: yaml.Node | None, file: str) -> list[Problem]:
@@ -232,13 +349,16 @@ def _entries(node: yaml.Node | None, file: str) -> list[yaml.Node]:
 
 
 def _problem(entry: yaml.Node, error: Any, file: str) -> Problem:
-    known = list(Serving.model_fields) if "serving" in error["loc"] else list(CatalogModel.model_fields)
+    blocks: dict[str, type[BaseModel]] = {"serving": Serving, "hours": Hours}
+    known = list(blocks.get(str(error["loc"][0]) if error["loc"] else "", CatalogModel).model_fields)
     return Problem(file, _line(_at(entry, error["loc"])), problem_sentence(error, known))
 
 
 def _at(node: yaml.Node, path: Sequence[str | int]) -> yaml.Node:
     """Follow a path into the nodes as far as it goes."""
     for part in path:
+        if isinstance(part, int) and isinstance(node, yaml.MappingNode):
+            continue  # one range of hours is written without a list
         if isinstance(node, yaml.MappingNode):
             found = next((value for key, value in node.value if key.value == part), None)
             if found is None:

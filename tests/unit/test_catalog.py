@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from airfreight.catalog import CATALOG, CatalogError, load, parse
+from airfreight.catalog import CATALOG, CatalogError, load, parse, survey, survey_file
 from airfreight.cli import main
 from airfreight.errors import RequestError
 from airfreight.patterns import Patterns
@@ -122,6 +122,40 @@ def test_the_one_shipped_is_inert_and_its_examples_are_right() -> None:
             'models.yaml:5: serving.gpu: there is no such field; did you mean "gpus"?',
         ),
         (
+            "models:\n  - name: a\n    source: b/c\n    hours:\n      open: '08:00'\n      close: 18\n"
+            "      timezone: UTC\n",
+            'models.yaml:6: hours.close: write the time in quotes: "18:00".',
+        ),
+        (
+            "models:\n  - name: a\n    source: b/c\n    hours:\n      - open: '08:00'\n        close: '18:00'\n",
+            "models.yaml:5: hours.timezone: this field is required; add it.",
+        ),
+        (
+            "models:\n  - name: a\n    source: b/c\n    hours:\n"
+            "      - {open: '08:00', close: '18:00', timezone: UTC,\n         day: mon}\n",
+            'models.yaml:6: hours.day: there is no such field; did you mean "days"?',
+        ),
+        (
+            "models:\n  - name: a\n    source: b/c\n    hours: {open: '00:00', close: '24:00', timezone: UTC}\n",
+            "models.yaml:4: hours: these hours never close; leave them out",
+        ),
+        (
+            "models:\n  - name: a\n    source: b/c\n    idle_after: 30\n",
+            "models.yaml:4: idle_after: 30 should be a valid string.",
+        ),
+        (
+            "models:\n  - name: a\n    source: b/c\n    idle_after: 10s\n",
+            'models.yaml:4: idle_after: "10s" is less than a minute',
+        ),
+        (
+            "models:\n  - name: a\n    source: b/c\n    warmup: soon\n",
+            'models.yaml:4: warmup: "soon" is no length of time; write it like "15m", "90s" or "1h30m".',
+        ),
+        (
+            "models:\n  - name: a\n    source: b/c\n    refresh: hourly\n",
+            "models.yaml:4: refresh: 'hourly' should be 'daily' or 'never'.",
+        ),
+        (
             "models:\n  - name: a\n    name: b\n    source: b/c\n",
             "models.yaml:3: name is written twice here; keep one.",
         ),
@@ -134,6 +168,34 @@ def test_a_problem_has_its_line(text: str, expected: str) -> None:
 def test_all_problems_at_once() -> None:
     text = GOOD.replace("gpus: 1", "gpus: x").replace("source: acme/small", "source: acme")
     assert [problem.partition(": ")[0] for problem in problems(text)] == ["models.yaml:6", "models.yaml:8"]
+
+
+def test_an_entry_that_is_wrong_takes_down_only_itself() -> None:
+    text = (
+        GOOD.replace("gpus: 1", "gpus: x") + "  - name: Bad Name\n    source: b/c\n  - name: small\n    source: b/c\n"
+    )
+    found = survey(text, "models.yaml")
+    assert [model.name for model in found.models] == ["small"]
+    assert [(one.name, one.line) for one in found.broken] == [("pong", 2), ("", 9), ("small", 11)]
+    assert str(found.broken[0].problems[0]).startswith("models.yaml:6: serving.gpus: 'x' should be")
+    assert [one.line for one in survey("models: [\n", "models.yaml").broken] == [2]
+    assert survey_file(Path("nowhere.yaml")).broken[0].problems[0].sentence.startswith("The catalog nowhere.yaml")
+
+
+def test_windows_are_read() -> None:
+    hours = """    hours:
+      - {open: "08:00", close: "18:00", days: mon-fri, timezone: Europe/Berlin, holidays: [2026-12-24, DE-BE]}
+      - {open: "10:00", close: "14:00", days: sat, timezone: Europe/Berlin}
+    idle_after: 30m
+    warmup: 10m
+    refresh: daily
+"""
+    pong, small = parse(GOOD.replace("  - name: small", f"{hours}  - name: small"), "models.yaml")
+    assert [one.days for one in pong.hours] == [("mon", "tue", "wed", "thu", "fri"), ("sat",)]
+    assert (pong.idle_after, pong.warmup, pong.refresh, pong.has_windows) == ("30m", "10m", "daily", True)
+    assert (small.hours, small.idle_after, small.warmup, small.refresh, small.has_windows) == (
+        (), None, "measured", "never", False,
+    )  # fmt: skip
 
 
 def test_a_name_is_there_once() -> None:

@@ -1,0 +1,157 @@
+"""Has a branch moved, and is what is new on it to be delivered now? Pure; the hub and the ledger were asked before.
+
+    the branch is where the live release is      nothing: no byte moves, nothing is written
+    it moved                                     deliver_model once, through every gate, at that commit
+    a gate rejected that commit                  not again, until somebody asks for this model, or its entry changes
+    the last try failed for a passing cause      again, after 1, 2, 4, … days, under the next number
+    a run for it is under way                    nothing
+
+A try is a run of `deliver_model` under an id that tells what it tries, so that nothing is tried twice by accident:
+
+    refresh__pong__3b1f9d2c4a5e__9c01d2__2       model, commit, its entry in the catalog, number of the try
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from airfreight.catalog import CatalogModel
+from airfreight.observation import one_line
+
+BACK_OFF = timedelta(days=1)
+LONGEST_BACK_OFF = timedelta(days=8)
+MOST_TRIES = 50
+# What of an entry is no part of a delivery.
+_NOT_DELIVERED = frozenset({"name", "source", "revision", "serving", "hours", "idle_after", "warmup", "refresh"})
+
+
+@dataclass(frozen=True)
+class Try:
+    """One run for a commit.
+
+    Args:
+        state: of the run in Airflow's words; None: there is none.
+        ended: when it ended, or None.
+    """
+
+    state: str | None
+    ended: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What is known of a model before it is judged.
+
+    Args:
+        tip: the commit its branch is at; None when the hub did not say, then `problem` says why.
+        live: source of the live release, at its commit; None when nothing is live.
+        rejected: why this commit was rejected here; None when it was not.
+        tries: a try by its run id.
+    """
+
+    tip: str | None
+    problem: str = ""
+    live: str | None = None
+    rejected: str | None = None
+    tries: Callable[[str], Try] = field(default=lambda _: Try(None))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is to be done about one model: `run_id` and `conf` of a run of `deliver_model`, or nothing.
+
+    Args:
+        failed: the model could not be looked at; the sentence says why.
+    """
+
+    name: str
+    sentence: str
+    run_id: str = ""
+    conf: Mapping[str, Any] = field(default_factory=dict)
+    failed: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.sentence}"
+
+
+def tracked(models: list[CatalogModel]) -> list[CatalogModel]:
+    """Return the models whose branch is looked at; one at a commit cannot move."""
+    return [model for model in models if model.refresh == "daily" and not _is_commit(model.revision)]
+
+
+def judge(model: CatalogModel, seen: Seen, now: datetime, *, asked: bool = False) -> Verdict:
+    """Say what is to be done about a model.
+
+    Args:
+        asked: a person named this model: what was rejected, or failed a moment ago, is tried again.
+    """
+    if seen.tip is None:
+        return Verdict(model.name, seen.problem or "the hub did not say where its branch is.", failed=True)
+    if seen.live == source_of(model, seen.tip):
+        return Verdict(model.name, f"{model.revision} is at {seen.tip[:12]}, which is live; nothing to do.")
+    number, last = 0, Try(None)
+    while number < MOST_TRIES and (one := seen.tries(run_id(model, seen.tip, number + 1))).state is not None:
+        number, last = number + 1, one
+    where = f"{model.revision} moved to {seen.tip[:12]}"
+    if last.state in ("queued", "running"):
+        return Verdict(model.name, f"{where}, and {run_id(model, seen.tip, number)} is delivering it.")
+    refusal = "" if asked else _refusal(seen, number, last, now)
+    if refusal:
+        return Verdict(model.name, f"{where}, and {refusal}")
+    if number == MOST_TRIES:
+        return Verdict(model.name, f"{where}, and was tried {number} times; deliver it by hand.")
+    return Verdict(
+        model.name,
+        f"{where}; delivering it{f', try {number + 1}' if number else ''}.",
+        run_id(model, seen.tip, number + 1),
+        conf(model, seen.tip),
+    )
+
+
+def run_id(model: CatalogModel, commit: str, number: int) -> str:
+    """Return the id of a try."""
+    return f"refresh__{model.name}__{commit[:12]}__{entry_digest(model)}__{number}"
+
+
+def entry_digest(model: CatalogModel) -> str:
+    """Return 6 hex digits that change with what of an entry reaches a delivery."""
+    text = json.dumps(conf(model, ""), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
+
+
+def conf(model: CatalogModel, commit: str) -> dict[str, Any]:
+    """Return the conf of a delivery of a model at a commit: what its entry says, less what every request has anyway."""
+    said = model.model_dump(mode="json", exclude_defaults=True)
+    others = {key: value for key, value in said.items() if key not in _NOT_DELIVERED}
+    serving = {key: value for key, value in said.get("serving", {}).items() if value is not None}
+    return {"model": model.hub_model.repo_id, "revision": commit, "name": model.name, **others, **serving}
+
+
+def _refusal(seen: Seen, number: int, last: Try, now: datetime) -> str:
+    """Why what is new is left alone for now; "" when it is not."""
+    if last.state == "success":
+        # It was live, and somebody put another release there since: that was meant.
+        return "was delivered before; another release is live since, and stays."
+    # A rejection counts for the entry it was tried with: with another digest there is no try yet.
+    if number and seen.rejected is not None:
+        return f"was rejected ({one_line(seen.rejected, 200).rstrip('.')}); change its entry, or ask for it by name."
+    if number and last.ended is not None:
+        due = last.ended + min(BACK_OFF * 2 ** (number - 1), LONGEST_BACK_OFF)
+        # An hour early: a daily schedule comes a little before the day is over as often as after it.
+        if now < due - timedelta(hours=1):
+            return f"try {number} failed; the next is due at {due:%Y-%m-%d %H:%M} UTC."
+    return ""
+
+
+def source_of(model: CatalogModel, commit: str) -> str:
+    """Return the source of a model at a commit, as releases and rejections record it."""
+    return f"hf://{model.hub_model.repo_id}@{commit}"
+
+
+def _is_commit(revision: str) -> bool:
+    return len(revision) == 40 and not revision.strip("0123456789abcdef")

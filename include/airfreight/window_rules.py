@@ -1,0 +1,112 @@
+"""What becomes of a window: how long it stays open, and whether its end is one; pure.
+
+Several things may want one model at once: its hours, a person who woke it, a delivery that tries a release. There is
+one window at a time, kept by one run. Who comes later leaves a note in `current.json` (`airfreight.windows.Current`),
+and the run that keeps the window heeds the notes when it would end:
+
+    hours without idle_after      open until they close, however idle
+    hours with idle_after         open until they close or it was idle for so long, whichever is first
+    woken by hand                 open until it was idle for idle_after, or for half an hour where there is none; inside
+                                  of hours also until these close
+    woken inside of a window      the idle clock begins again; at the closing it stays open until it is idle
+    a delivery is at work         nothing is stopped before the delivery has ended
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from airfreight.hours import Hours, Window, current, next_window
+from airfreight.windows import Closing, Current, moment
+
+WAKE_IDLE = timedelta(minutes=30)
+"""How long a woken model without `idle_after` may be idle."""
+DELIVERY_POLL = timedelta(seconds=30)
+"""How soon a window that is over is looked at again while a delivery is at work."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """When a window ends: at `closes`, or after `idle_after` without work; None where that does not end it."""
+
+    closes: datetime | None
+    idle_after: timedelta | None
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The window is over."""
+
+    because: Closing
+
+
+@dataclass(frozen=True)
+class GoOn:
+    """The window goes on, for this reason, under these terms."""
+
+    reason: str
+    terms: Terms
+
+
+def terms(kept: Current, idle_after: timedelta | None, now: datetime) -> Terms:
+    """Return the terms of a window as things stand."""
+    closes = moment(kept.until) if kept.until and moment(kept.until) > now else None
+    if idle_after is None and closes is None:
+        idle_after = WAKE_IDLE
+    return Terms(closes, idle_after)
+
+
+def end(
+    because: Closing, kept: Current, idle_after: timedelta | None, now: datetime, delivery: str | None = None
+) -> Stop | GoOn:
+    """Say whether a window that would end now ends.
+
+    Args:
+        because: `IDLE` or `CLOSING`.
+        kept: what is in `current.json` now.
+        idle_after: of the model.
+        delivery: the run that holds the model's release ledger, or None.
+    """
+    following = terms(kept, idle_after, now)
+    if delivery is not None:
+        # Its requests are work too, so the idle clock begins again; a closing is looked at again soon.
+        again = Terms(now + DELIVERY_POLL, None) if because is Closing.CLOSING else following
+        return GoOn(f"{delivery} is delivering to it", again)
+    if because is Closing.IDLE and following.closes is not None and following.idle_after is None:
+        return GoOn("its hours want it open", following)
+    patience = idle_after or WAKE_IDLE
+    if kept.touched and now - moment(kept.touched) < patience:
+        if because is Closing.IDLE:
+            return GoOn("somebody woke it meanwhile", following)
+        if following.closes is None:
+            return GoOn("somebody woke it meanwhile, so it stays until it is idle", Terms(None, patience))
+    if because is Closing.CLOSING and following.closes is not None:
+        return GoOn("its hours were made longer", following)
+    return Stop(because)
+
+
+@dataclass(frozen=True)
+class Due:
+    """A window of the hours that is to be opened: it is, or its start is at `starts` at the latest."""
+
+    window: Window
+    starts: datetime
+
+
+def due(hours: Sequence[Hours], longest: timedelta, lead: timedelta, now: datetime) -> Due | None:
+    """Return the window a scheduled run is to open, or None: it came when there is nothing to open.
+
+    Args:
+        longest: how long before an opening the schedule fires.
+        lead: how long before it this model is started.
+    """
+    open_now = current(hours, now)
+    if open_now is not None:
+        return Due(open_now, now)
+    following = next_window(hours, now)
+    # A minute: a run is never created before its time, but clocks of machines differ.
+    if following is None or following.opens - now > longest + timedelta(minutes=1):
+        return None
+    return Due(following, max(now, following.opens - min(lead, longest)))

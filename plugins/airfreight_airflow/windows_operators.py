@@ -1,0 +1,142 @@
+"""Stopping a model at the end of its window, and recording what the window was.
+
+The pod that stops the model takes the last look itself. When it finds work it leaves the model up and says why; the
+task then waits for the end of the window again, in the triggerer, and starts another pod.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import get_current_context
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from airfreight.errors import AirfreightError
+from airfreight.window_rules import GoOn, Terms, terms
+from airfreight.windows import Closing
+from airfreight_airflow import failures
+from airfreight_airflow.operators import DEPLOYER, AirfreightPodOperator
+from airfreight_airflow.windows_keeper import OPEN_TASK, PING_TASK, WATCH_TASK, Keeper, Served, failed_tasks
+from airfreight_airflow.windows_sensors import ASKED_IDLE, OPEN, ending
+from airfreight_airflow.windows_triggers import Kind, WindowEvent
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+READY_TASK, STOP_TASK, DOWN_TASK = "wait_until_ready", "stop", "confirm_stopped"
+
+
+def skip_unless_opening(context: Any) -> None:
+    """Return if this run opens a window (a `pre_execute`); a run that stops a model starts nothing first."""
+    opened = context["ti"].xcom_pull(task_ids=OPEN_TASK) or {}
+    if opened.get("action") != OPEN:
+        raise AirflowSkipException("This run stops the model; nothing is started.")
+
+
+class StopModelOperator(AirfreightPodOperator):
+    """Run `airfreight stop` with the last look; wait and run it again as long as that finds work.
+
+    Args:
+        served: the model, from the catalog.
+    """
+
+    def __init__(self, *, served: Served, **kwargs: Any) -> None:
+        arguments = ["stop", "--name", served.name, "--namespace", "{{ airfreight.namespace(params) }}"]
+        super().__init__(role=DEPLOYER, arguments=[*arguments, "--last-look", ""], **kwargs)
+        self.served = served
+
+    def execute(self, context: Context) -> Any:
+        """Stop the model if the window's end says so; skip otherwise."""
+        watched = context["ti"].xcom_pull(task_ids=WATCH_TASK) or {}
+        if not watched.get("stop"):
+            raise AirflowSkipException(watched.get("sentence") or "There is nothing to stop.")
+        return self._stop(context, str(watched["last_look"]), str(watched["because"]))
+
+    def seen(self, context: Context, event: dict[str, Any]) -> Any:
+        """Back from waiting once more for the end of the window."""
+        with ending(context):
+            found = Keeper(self.served, context["run_id"]).judge(WindowEvent.from_event(event))
+        if isinstance(found, GoOn):
+            return self._watch(context, found.reason)
+        result = found.result()
+        if not found.stop:
+            return {"stopped": False, "busy": "", "stop": "", "because": found.because}
+        return self._stop(context, str(result["last_look"]), str(found.because))
+
+    def asked(self, context: Context, event: dict[str, Any]) -> Any:
+        """Likewise, for a stop that a person asked for: idleness is all it waits for."""
+        saw = WindowEvent.from_event(event)
+        if saw.kind is Kind.IDLE:
+            return self._stop(context, json.dumps({"because": "idle", "evidence": saw.evidence}), Closing.ASKED)
+        return self.seen(context, event)
+
+    def _stop(self, context: Context, last_look: str, because: str) -> Any:
+        # The command's own --result, which the house operator appended, comes after it.
+        self.arguments[self.arguments.index("--last-look") + 1] = last_look
+        result = super().execute(context)
+        if result and result.get("busy"):
+            return self._watch(context, str(result["busy"]))
+        return {**(result or {}), "because": because}
+
+    def _watch(self, context: Context, reason: str) -> Any:
+        self.log.info("%s stays open: %s.", self.served.name, reason)
+        with ending(context):
+            keeper = Keeper(self.served, context["run_id"])
+            # A run that was only asked to stop keeps no window.
+            kept = keeper.log.reopen(keeper.run_id)
+            asked = Terms(None, ASKED_IDLE)
+            following = terms(kept, self.served.idle_after, datetime.now(tz=UTC)) if kept else asked
+            self.defer(trigger=keeper.watch(following), method_name="seen" if kept else "asked")
+
+
+def record_window(served: Served) -> dict[str, Any]:
+    """The `record` task: complete the window's record, let the window go, and fail if a task of the run did.
+
+    Returns:
+        `{"window": id, "closed_because": …, "cold_start_s": …}`, {} for a run that opened none.
+    """
+    context = get_current_context()
+    opened = context["ti"].xcom_pull(task_ids=OPEN_TASK)
+    failed = failed_tasks(context)
+    if not opened and not failed:
+        raise AirflowSkipException("This run opened no window.")
+    result: dict[str, Any] = {}
+    try:
+        if opened and opened["action"] == OPEN:
+            keeper = Keeper(served, context["run_id"])
+            record = keeper.log.update(str(opened["window"]), **_changes(context, failed))
+            keeper.log.let_go(keeper.run_id)
+            result = {"window": record.window, "closed_because": record.closed_because,
+                      "cold_start_s": record.cold_start_s}  # fmt: skip
+    except AirfreightError as error:
+        failures.end_task(context, error)
+    if failed:
+        raise AirflowFailException(_sentence(context, failed))
+    return result
+
+
+def _changes(context: Any, failed: list[str]) -> dict[str, Any]:
+    """What the tasks of the run know of its window."""
+    tasks = (WATCH_TASK, READY_TASK, PING_TASK, STOP_TASK, DOWN_TASK)
+    watched, ready, ping, stop, down = (context["ti"].xcom_pull(task_ids=task) or {} for task in tasks)
+    by_others = watched.get("because") in (Closing.BY_HAND, Closing.ASKED, Closing.GONE) and not watched.get("stop")
+    ended = str(watched.get("at", "")) if by_others else ""
+    because = str(stop.get("because") or watched.get("because") or Closing.FAILED)
+    if failed and not (stop.get("stop") or ended):
+        because = Closing.FAILED
+    sentence = _sentence(context, failed) if failed else str(watched.get("sentence", ""))
+    return {
+        "ready": str(ready.get("ready", "")),
+        "first_token": str(ping.get("first_token", "")),
+        "stop": str(stop.get("stop", "")) or ended,
+        "stopped": str(down.get("stopped", "")) or ended,
+        "closed_because": because,
+        "sentence": sentence,
+    }
+
+
+def _sentence(context: Any, failed: list[str]) -> str:
+    left = context["ti"].xcom_pull(task_ids=failed[0], key=failures.FAILURE_KEY) or {}
+    return f"{failed[0]} failed: {left.get('message') or 'look at its log'}"

@@ -1,0 +1,243 @@
+"""Refresh: what is delivered, once, and what is left alone, with a branch that moves, fails, and moves again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from airfreight.catalog import CatalogModel, parse
+from airfreight.errors import TemporaryError
+from airfreight.ledger import Ledger
+from airfreight.ledger_rules import Event, Release, State, Target
+from airfreight.refresh import Seen, Try, conf, judge, run_id, source_of, tracked
+from airfreight_airflow import windows_refresh
+from tests.unit.memory_store import MemoryShelf
+
+A, B = "a" * 40, "b" * 40
+NOW = datetime(2026, 11, 22, 3, 0, tzinfo=UTC)
+DAY = timedelta(days=1)
+PONG = CatalogModel(name="pong", source="hf://acme/pong", refresh="daily", serving={"gpus": 1})  # type: ignore[arg-type]
+
+
+def test_only_branches_are_tracked() -> None:
+    pinned = PONG.model_copy(update={"revision": A})
+    assert tracked([PONG, pinned, PONG.model_copy(update={"refresh": "never"})]) == [PONG]
+
+
+def test_a_delivery_gets_what_the_entry_says_at_the_commit() -> None:
+    text = """\
+models:
+  - name: pong
+    source: hf://acme/pong
+    ignore_patterns: ["*.gguf"]
+    serving: {gpus: 2, runtime: airfreight-vllm-gpu-0a1b2c3d4e5f}
+    idle_after: 30m
+    refresh: daily
+"""
+    (model,) = parse(text, "x")
+    assert conf(model, A) == {
+        "model": "acme/pong", "revision": A, "name": "pong", "ignore_patterns": ["*.gguf"], "gpus": 2,
+        "runtime": "airfreight-vllm-gpu-0a1b2c3d4e5f",
+    }  # fmt: skip
+
+
+def test_a_branch_that_did_not_move_is_left_alone() -> None:
+    found = judge(PONG, Seen(A, live=source_of(PONG, A)), NOW)
+    assert not found.run_id and found.sentence == f"main is at {A[:12]}, which is live; nothing to do."
+
+
+def test_a_hub_that_does_not_answer_fails_this_model() -> None:
+    found = judge(PONG, Seen(None, "hf://acme/pong cannot be reached"), NOW)
+    assert found.failed and not found.run_id and str(found) == "pong: hf://acme/pong cannot be reached"
+
+
+def tries(*states: Any) -> Any:
+    """The first tries for commit B."""
+    known = {run_id(PONG, B, number): state for number, state in enumerate(states, 1)}
+    return lambda identity: known.get(identity, Try(None))
+
+
+@pytest.mark.parametrize(
+    ("seen", "asked", "number", "words"),
+    [
+        (Seen(B), False, 1, "delivering it."),
+        (Seen(B, live=source_of(PONG, A)), False, 1, "delivering it."),
+        (Seen(B, tries=tries(Try("running"))), False, 0, "is delivering it."),
+        (Seen(B, tries=tries(Try("success", NOW))), False, 0, "another release is live since, and stays."),
+        (Seen(B, rejected="ttft: 9 s, at most 2", tries=tries(Try("failed", NOW - DAY))), False, 0,
+         "was rejected (ttft: 9 s, at most 2); change its entry, or ask for it by name."),
+        (Seen(B, rejected="ttft", tries=tries(Try("failed", NOW - DAY))), True, 2, "try 2."),
+        (Seen(B, tries=tries(Try("failed", NOW - DAY))), False, 2, "delivering it, try 2."),
+        (Seen(B, tries=tries(Try("failed", NOW - 3 * DAY), Try("failed", NOW - DAY))), False, 0,
+         "try 2 failed; the next is due at 2026-11-23 03:00 UTC."),
+        (Seen(B, tries=tries(Try("failed", NOW), Try("failed", NOW))), True, 3, "try 3."),
+        (Seen(B, tries=tries(*[Try("failed", NOW - 8 * DAY)] * 9)), False, 10, "try 10."),
+    ],
+)  # fmt: skip
+def test_what_is_new_is_delivered_once(seen: Seen, asked: bool, number: int, words: str) -> None:
+    found = judge(PONG, seen, NOW, asked=asked)
+    assert found.sentence.endswith(words), found.sentence
+    assert found.run_id == (run_id(PONG, B, number) if number else "")
+
+
+def test_a_changed_entry_is_another_try() -> None:
+    seen = Seen(B, rejected="ttft", tries=tries(Try("failed", NOW)))
+    changed = PONG.model_copy(update={"serving": PONG.serving.model_copy(update={"gpus": 2})})
+    assert not judge(PONG, seen, NOW).run_id
+    assert judge(changed, seen, NOW).run_id == run_id(changed, B, 1) != run_id(PONG, B, 1)
+    longer = PONG.model_copy(update={"idle_after": "1h"})
+    assert run_id(longer, B, 1) == run_id(PONG, B, 1), "its windows are no part of a delivery"
+
+
+# ---- days with a hub, a ledger and runs --------------------------------------------------------------------------
+
+
+@dataclass
+class Days:
+    """A stand-in of hub, Airflow and ledger, day after day."""
+
+    monkeypatch: pytest.MonkeyPatch
+    catalog: Path
+    tip: str = A
+    now: datetime = NOW
+    runs: dict[str, Any] = field(default_factory=dict)
+    xcoms: dict[Any, Any] = field(default_factory=dict)
+    models: list[str] = field(default_factory=list)
+    states: dict[str, str] = field(default_factory=dict)
+    ledger: Ledger = field(default_factory=lambda: Ledger(MemoryShelf(), Target("models", "pong")))
+
+    def refresh(self) -> list[str]:
+        """Run the tasks of one day; returns the ids of the runs that it starts."""
+        source = "hf://acme/pong@main"
+        found = {"commit": self.tip, "problem": "" if self.tip else "cannot be reached"}
+        self.xcoms["look", "tips"] = {source: found}
+        ti = SimpleNamespace(
+            xcom_push=lambda key, value: self.xcoms.update({("judge", key): value}),
+            xcom_pull=lambda task_ids, key="return_value": self.xcoms.get((task_ids, key)),
+            get_dr_count=lambda dag_id, run_ids, states=None: int(run_ids[0] in self.runs),
+            get_task_states=lambda dag_id, run_ids: {run_ids[0]: self.states},
+        )
+        context = {"ti": ti, "params": {"models": self.models}, "run_id": "scheduled__x",
+                   "dag": SimpleNamespace(dag_id="refresh_models")}  # fmt: skip
+        days = self
+
+        class Clock(datetime):
+            @classmethod
+            def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]  # noqa: ARG003
+                return days.now
+
+        self.monkeypatch.setattr(windows_refresh, "get_current_context", lambda: context)
+        self.monkeypatch.setattr(windows_refresh, "release_ledger", lambda *_: self.ledger)
+        self.monkeypatch.setattr(windows_refresh, "_run", lambda identity: self.runs[identity])
+        self.monkeypatch.setattr(windows_refresh, "datetime", Clock)
+        started = windows_refresh.judge_models(self.catalog)
+        for one in started:
+            assert one["conf"]["revision"] == self.tip
+            self.runs[one["trigger_run_id"]] = SimpleNamespace(state="running", end_date=None)
+        return [one["trigger_run_id"] for one in started]
+
+    def ends(self, identity: str, state: str, *, rejected: str = "", live: bool = False) -> None:
+        """A delivery ends, a day before the next look."""
+        self.runs[identity] = SimpleNamespace(state=state, end_date=self.now)
+        release = Release(identity.split("__")[2], "s3://x/", source_of(PONG, self.tip), "pong", "rt", {})
+        if live or rejected:
+            self.ledger.register(release, Event(State.CANDIDATE, identity))
+        if live:
+            now_live = self.ledger.live()
+            self.ledger.promote(release.release, now_live.release if now_live else None, Event(State.LIVE, identity))
+        if rejected:
+            self.ledger.reject(release.release, Event(State.REJECTED, identity, cause=rejected))
+
+    def next_day(self) -> None:
+        self.now += DAY
+
+
+@pytest.fixture
+def days(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Days:
+    file = tmp_path / "models.yaml"
+    file.write_text("models:\n  - {name: pong, source: hf://acme/pong, refresh: daily, serving: {gpus: 1}}\n")
+    return Days(monkeypatch, file)
+
+
+def test_a_branch_that_moves_then_fails_then_moves_again(days: Days) -> None:
+    (first,) = days.refresh()
+    assert first == run_id(PONG, A, 1)
+    assert days.refresh() == [], "it is being delivered"
+    days.ends(first, "success", live=True)
+    days.next_day()
+    assert days.refresh() == [], "nothing moved"
+
+    days.tip = B
+    (bad,) = days.refresh()
+    days.ends(bad, "failed", rejected="chat: it cannot chat")
+    for _ in range(20):
+        days.next_day()
+        assert days.refresh() == [], "a gate rejected it"
+    days.models = ["pong"]
+    assert days.refresh() == [run_id(PONG, B, 2)], "somebody asked"
+    days.models = []
+    days.ends(run_id(PONG, B, 2), "failed", rejected="chat: it cannot chat")
+
+    days.tip = "c" * 40
+    (third,) = days.refresh()
+    days.ends(third, "failed")  # the hub broke off
+    started = []
+    for day in range(1, 9):
+        days.next_day()
+        for identity in days.refresh():
+            started.append(day)
+            days.ends(identity, "failed")
+    assert started == [1, 3, 7], "after one, two and four days"
+
+
+def test_what_could_not_be_looked_at_fails_the_run_at_its_end(days: Days) -> None:
+    days.tip = ""
+    assert days.refresh() == []
+    with pytest.raises(AirflowFailException, match="pong: cannot be reached"):
+        windows_refresh.say_what_failed(days.catalog)
+    days.tip = A
+    days.refresh()
+    windows_refresh.say_what_failed(days.catalog)
+    days.states["look"] = "failed"
+    with pytest.raises(AirflowFailException, match="look failed; look at its log"):
+        windows_refresh.say_what_failed(days.catalog)
+    days.states.clear()
+    days.catalog.write_text(days.catalog.read_text() + "  - {name: x}\n")
+    with pytest.raises(AirflowFailException, match=r"models.yaml:3: source: this field is required; add it\."):
+        windows_refresh.say_what_failed(days.catalog)
+
+
+def test_a_ledger_that_is_away_fails_only_its_model(days: Days, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(self: Ledger) -> None:
+        raise TemporaryError("The object store cannot be reached")
+
+    monkeypatch.setattr(Ledger, "live", away)
+    assert days.refresh() == []
+    assert days.xcoms["judge", "failed"] == ["pong: The object store cannot be reached"]
+
+
+def test_a_name_that_is_not_tracked_is_refused(days: Days) -> None:
+    days.models = ["pogn"]
+    with pytest.raises(AirflowFailException, match=r'"pogn" is no model .*; did you mean "pong"'):
+        days.refresh()
+
+
+def test_no_pod_is_started_to_ask_for_nothing(days: Days) -> None:
+    assert windows_refresh.tracked_sources(days.catalog) == ["hf://acme/pong@main"]
+
+    def context(*sources: str) -> Any:
+        return {"task": SimpleNamespace(arguments=["tips", *sources, "--result", "/x"])}
+
+    windows_refresh.skip_without_sources(context("hf://acme/pong@main"))
+    with pytest.raises(AirflowSkipException, match="no model with `refresh: daily`"):
+        windows_refresh.skip_without_sources(context())
+
+
+def test_a_verdict_is_a_value() -> None:
+    assert replace(judge(PONG, Seen(A), NOW), name="x").name == "x"

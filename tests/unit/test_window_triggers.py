@@ -1,0 +1,202 @@
+"""The triggers of a window against a stand-in of the Kubernetes API: what they see, and what they refuse to believe."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from airfreight_airflow.windows_triggers import (
+    Kind,
+    ModelTrigger,
+    ServingTrigger,
+    StoppedTrigger,
+    WatchTrigger,
+    WindowEvent,
+)
+from tests.unit.serving_kube import DEPLOYMENT, METRICS, PODS, SERVICE, Model, after, page, serving_kube
+
+COMMON: dict[str, Any] = {"name": "pong", "namespace": "models", "cluster_conn_id": "airfreight_cluster"}
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[Model]:
+    with serving_kube() as one:
+        monkeypatch.setenv("AIRFLOW_CONN_AIRFREIGHT_CLUSTER", one.kube.connection())
+        yield one
+
+
+def watch(closes_in: float | None = 20.0, idle_after_s: float | None = None, **more: Any) -> WatchTrigger:
+    closes = None if closes_in is None else time.time() + closes_in
+    return WatchTrigger(closes=closes, idle_after_s=idle_after_s, poll_s=0.02, **COMMON, **more)
+
+
+def fire(trigger: ModelTrigger) -> WindowEvent:
+    async def first() -> Any:
+        return (await anext(trigger.run())).payload
+
+    return WindowEvent.from_event(asyncio.run(asyncio.wait_for(first(), 30)))
+
+
+def said(trigger: ModelTrigger) -> tuple[WindowEvent, list[str]]:
+    with capture_logs() as logs:
+        event = fire(trigger)
+    return event, [entry["event"] % tuple(entry.get("positional_args", ())) for entry in logs]
+
+
+def test_serialize_makes_the_same_trigger_again() -> None:
+    for one in (watch(idle_after_s=30.0, give_up_at=5.0), ServingTrigger(deadline=9.0, **COMMON),
+                StoppedTrigger(deadline=9.0, **COMMON)):  # fmt: skip
+        path, arguments = one.serialize()
+        assert path == f"airfreight_airflow.windows_triggers.{type(one).__name__}"
+        again = type(one)(**arguments)
+        assert again.serialize() == (path, arguments)
+
+
+# ---- until it is over --------------------------------------------------------------------------------------------
+
+
+def test_idle_ends_it_with_its_evidence(model: Model) -> None:
+    event = fire(watch(idle_after_s=0.2))
+    assert event.kind is Kind.IDLE
+    assert event.evidence == {"uid-x/0": [5.0, 35.0, 45.0]}
+
+
+def test_work_keeps_it_open_until_its_closing(model: Model) -> None:
+    model.page = page(running=1)
+    event, lines = said(watch(closes_in=1.5, idle_after_s=0.1))
+    assert event.kind is Kind.CLOSING
+    assert "pong: busy: pong-predictor-x has 1 running, 0 waiting" in lines
+
+
+def test_requests_between_two_looks_keep_it_open(model: Model) -> None:
+    finished = [0]
+
+    def answered() -> str:
+        finished[0] += 1
+        return page(finished=finished[0])
+
+    model.page = answered
+    assert fire(watch(closes_in=0.5, idle_after_s=0.1)).kind is Kind.CLOSING
+
+
+def test_hours_alone_are_not_ended_by_idleness(model: Model) -> None:
+    event, lines = said(watch(closes_in=1.5))
+    assert event.kind is Kind.CLOSING and "pong: idle; its hours keep it open" in lines
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (503, "its metrics answer 503"),
+        (403, "give this service account get on pods/proxy"),
+        ("<html>502 Bad Gateway</html>", "its metrics are something else"),
+        (page().replace("running{engine", "running{x").replace("} 0", "} NaN", 1), "is NaN"),
+        (page(model="acme/ping"), "its metrics speak of the model acme/ping, not of pong"),
+        ("", "its metrics have no vllm:num_requests_running"),
+    ],
+)
+def test_what_cannot_be_seen_is_said_and_stops_nothing(model: Model, answer: Any, reason: str) -> None:
+    model.page = answer
+    event, lines = said(watch(closes_in=1.5, idle_after_s=0.05))
+    assert event.kind is Kind.CLOSING
+    assert any(f"cannot see, not stopping: pong-predictor-x: {reason}" in line or reason in line for line in lines), (
+        lines
+    )
+
+
+def test_metrics_that_hang_stop_nothing(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airfreight_airflow.windows_looks.PAGE_S", 0.1)
+
+    def hang() -> str:
+        time.sleep(0.5)
+        return page()
+
+    model.page = hang
+    event, lines = said(watch(closes_in=1.5, idle_after_s=0.05))
+    assert event.kind is Kind.CLOSING
+    assert any("no whole answer within 0 s" in line for line in lines)
+
+
+def test_a_cluster_that_is_away_stops_nothing(model: Model) -> None:
+    model.kube.objects[PODS] = 500
+    event, lines = said(watch(closes_in=1.5, idle_after_s=0.05))
+    assert event.kind is Kind.CLOSING
+    assert "pong: cannot see, not stopping: the cluster answered 500 Internal Server Error" in lines
+
+
+def test_rights_that_are_missing_stop_nothing(model: Model) -> None:
+    model.kube.objects[SERVICE] = 403
+    event, lines = said(watch(closes_in=1.5, idle_after_s=0.05))
+    assert event.kind is Kind.CLOSING and any("refuses to be read in namespace models (403" in line for line in lines)
+
+
+def test_a_model_stopped_by_somebody_else_ends_it(model: Model) -> None:
+    model.stopped, model.manager = True, "argocd-controller"
+    event = fire(watch())
+    assert (event.kind, event.sentence, event.ours) == (
+        Kind.STOPPED, "pong was stopped by field manager argocd-controller.", False,
+    )  # fmt: skip
+    model.manager = "airfreight-power"
+    assert fire(watch()).ours
+
+
+def test_a_model_that_was_deleted_ends_it(model: Model) -> None:
+    model.exists = False
+    assert fire(watch()).kind is Kind.GONE
+
+
+def test_a_model_that_never_became_ready_is_given_up(model: Model) -> None:
+    model.ready = False
+    assert fire(watch(give_up_at=time.time() + 0.2)).kind is Kind.NEVER_READY
+    model.ready = True
+    assert fire(watch(closes_in=0.5, give_up_at=time.time() + 0.2)).kind is Kind.CLOSING
+
+
+# ---- until it serves, until it is down ---------------------------------------------------------------------------
+
+
+def test_it_serves_whichever_release_it_carries(model: Model) -> None:
+    model.kube.objects[DEPLOYMENT] = after(2, 404, model.kube.objects[DEPLOYMENT]())
+    assert fire(ServingTrigger(deadline=time.time() + 20, poll_s=0.02, **COMMON)).kind is Kind.SERVING
+
+
+def test_a_fight_over_the_annotation_is_named(model: Model) -> None:
+    model.stopped, model.manager = True, "argocd-controller"
+    event = fire(ServingTrigger(deadline=time.time() + 20, **COMMON))
+    assert (event.kind, event.exit_code) == (Kind.LOST, 2)
+    assert "Airfreight started pong in namespace models, and field manager argocd-controller wrote" in event.sentence
+    assert "docs/windows.md" in event.sentence
+    model.stopped = False
+    event = fire(StoppedTrigger(deadline=time.time() + 20, **COMMON))
+    assert "Airfreight stopped pong in namespace models, and field manager argocd-controller wrote" in event.sentence
+
+
+def test_a_model_that_does_not_come_up_in_time_says_what_was_seen(model: Model) -> None:
+    model.ready = False
+    event = fire(ServingTrigger(deadline=time.time() + 0.2, poll_s=0.02, **COMMON))
+    assert event.exit_code == 4 and "last seen: pong: 0 of 1 pods of this release are up" in event.sentence
+
+
+def test_down_means_that_no_pod_is_left(model: Model) -> None:
+    model.stopped = True
+    event = fire(StoppedTrigger(deadline=time.time() + 0.3, poll_s=0.02, **COMMON))
+    assert (
+        event.exit_code == 75 and "1 pods are still there: pong-predictor-x): its GPUs are still held" in event.sentence
+    )
+    model.pods = 0
+    assert fire(StoppedTrigger(deadline=time.time() + 20, **COMMON)).kind is Kind.DOWN
+
+
+def test_a_model_that_was_started_again_by_us_is_no_fight(model: Model) -> None:
+    assert fire(StoppedTrigger(deadline=time.time() + 20, **COMMON)).sentence == "pong was started again meanwhile."
+
+
+def test_the_page_is_asked_of_the_api_server_and_never_of_the_pod(model: Model) -> None:
+    fire(watch(idle_after_s=0.1))
+    asked = [call.replace("%3A", ":") for call in model.kube.calls]
+    assert f"GET {METRICS}" in asked

@@ -1,0 +1,251 @@
+"""The record of windows, their sums, and what happens when several things want one model."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airfreight.checkpoint import ChangedError
+from airfreight.errors import IntegrityError
+from airfreight.hours import Hours
+from airfreight.window_rules import WAKE_IDLE, Due, GoOn, Stop, Terms, due, end, terms
+from airfreight.window_sums import Month, sum_up
+from airfreight.windows import Closing, Current, Opening, Record, WindowLog, text_of, window_id
+from tests.unit.memory_store import MemoryShelf
+
+NOW = datetime(2026, 11, 22, 12, 0, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+def at(minutes: float) -> str:
+    return text_of(NOW + minutes * MINUTE)
+
+
+def record(**changes: Any) -> Record:
+    values = {
+        "window": "20261122T080000Z-hours",
+        "name": "pong",
+        "namespace": "models",
+        "because": "hours",
+        "run": "r1",
+    }
+    return Record(**{**values, "requested": at(0), **changes})
+
+
+# ---- the log -----------------------------------------------------------------------------------------------------
+
+
+def test_a_record_is_read_back_and_is_plain_json() -> None:
+    shelf = MemoryShelf()
+    log = WindowLog(shelf)
+    log.begin(record())
+    log.update("20261122T080000Z-hours", ready=at(1), first_token=at(1.5))
+    found = log.read("20261122T080000Z-hours")
+    assert found == record(ready=at(1), first_token=at(1.5))
+    assert json.loads(shelf.objects["20261122T080000Z-hours.json"][0])["requested"] == "2026-11-22T12:00:00.000Z"
+    assert found is not None and found.cold_start_s == 90.0
+
+
+def test_a_window_of_the_hours_begins_once() -> None:
+    log = WindowLog(MemoryShelf())
+    first = log.begin(record())
+    assert log.begin(record(run="r2", requested=at(5))) == first
+
+
+def test_a_write_whose_answer_was_lost_counts() -> None:
+    class Mute(MemoryShelf):
+        def write(self, name: str, data: bytes, tag: str | None) -> str:
+            super().write(name, data, tag)
+            raise ChangedError
+
+    assert WindowLog(Mute()).begin(record()) == record()
+
+
+def test_what_cannot_be_read_is_named() -> None:
+    shelf = MemoryShelf()
+    shelf.write("20261122T080000Z-hours.json", b"<html>", None)
+    with pytest.raises(
+        IntegrityError, match=r"20261122T080000Z-hours.json among the records of windows cannot be read"
+    ):
+        WindowLog(shelf).records()
+    with pytest.raises(IntegrityError, match="The record of window x is gone"):
+        WindowLog(shelf).update("x", ready="y")
+
+
+def test_names_sort_and_are_found_by_month() -> None:
+    log = WindowLog(MemoryShelf())
+    for month in (10, 11, 12):
+        window = window_id(datetime(2026, month, 1, 8, tzinfo=UTC), Opening.HOURS)
+        log.begin(record(window=window))
+    log.take(Current("x", "r"), lambda run: True)
+    assert log.windows("2026-11") == ["20261101T080000Z-hours"]
+    assert len(log.windows()) == 3
+    assert window_id(NOW, Opening.WAKE) == "20261122T120000000Z-wake"
+
+
+def test_cold_starts_are_those_of_models_that_were_stopped_the_newest_last() -> None:
+    log = WindowLog(MemoryShelf())
+    for day, (found, seconds) in enumerate([("stopped", 60), ("running", 5), ("stopped", 90), ("stopped", None)], 1):
+        first = "" if seconds is None else text_of(NOW + timedelta(seconds=seconds))
+        log.begin(record(window=f"2026110{day}T080000Z-hours", found=found, first_token=first))
+    assert log.cold_starts() == [60.0, 90.0]
+
+
+def test_one_run_keeps_the_window_and_others_leave_notes() -> None:
+    log = WindowLog(MemoryShelf())
+    alive = {"r1", "r2", "r3"}
+    mine = log.take(Current("w1", "r1"), alive.__contains__)
+    assert mine == Current("w1", "r1") == log.take(Current("w1", "r1"), alive.__contains__), "a retry has it still"
+    log.take(Current("w2", "r2", until=at(60)), alive.__contains__)
+    log.take(Current("w3", "r3", touched=at(1)), alive.__contains__)
+    assert log.current() == Current("w1", "r1", until=at(60), touched=at(1))
+    assert not log.let_go("r2")
+    assert log.let_go("r1") and log.current() == Current()
+
+
+def test_a_window_that_is_being_closed_takes_no_notes_and_a_new_note_keeps_it_open() -> None:
+    log = WindowLog(MemoryShelf())
+    mine = log.take(Current("w1", "r1"), lambda run: True)
+    log.take(Current("w2", "r2", touched=at(1)), lambda run: True)
+    assert log.close("r1", mine) is None, "somebody left a note since it was judged"
+    closing = log.close("r1", log.current())
+    assert closing is not None and closing.closing
+    assert log.take(Current("w3", "r3", touched=at(2)), lambda run: True) == closing
+    assert log.close("r1", closing) == closing, "a retry"
+    assert log.reopen("r1") == Current("w1", "r1", touched=at(1))
+    assert log.reopen("r9") is None and log.close("r9", log.current()) is None
+
+
+def test_a_dead_runs_window_is_taken_over() -> None:
+    log = WindowLog(MemoryShelf())
+    log.take(Current("w1", "r1", touched=at(0)), lambda run: True)
+    assert log.take(Current("w2", "r2"), lambda run: run != "r1") == Current("w2", "r2")
+    assert not log.let_go("r1")
+
+
+# ---- sums --------------------------------------------------------------------------------------------------------
+
+
+def test_hours_are_summed_by_month_and_saved_is_the_rest() -> None:
+    day = datetime(2026, 10, 31, 22, 0, tzinfo=UTC)
+
+    def window(start: datetime, hours: float, **more: Any) -> Record:
+        stopped = start + timedelta(hours=hours)
+        times = {"requested": text_of(start), "first_token": text_of(start + 6 * MINUTE), "stopped": text_of(stopped)}
+        return record(window=window_id(start, Opening.HOURS), closed_because="closing", **times, **more)
+
+    records = [window(day, 4.0), window(day + timedelta(hours=10), 1.0)]
+    assert sum_up(records, datetime(2026, 11, 1, 12, 0, tzinfo=UTC)) == [
+        Month("pong", "models", "2026-10", 1, paid=2.0, serving=1.9, saved=0.0),
+        Month("pong", "models", "2026-11", 1, paid=3.0, serving=2.9, saved=9.0),
+    ]
+
+
+def test_an_open_window_counts_until_now_and_a_lost_one_until_the_next() -> None:
+    records = [record(ready=at(0)), record(window="b", requested=at(60))]
+    (month,) = sum_up(records, NOW + 2 * 60 * MINUTE)
+    assert (month.paid, month.serving, month.saved) == (2.0, 1.0, 0.0)
+
+
+@given(st.lists(st.tuples(st.floats(0, 5000), st.floats(0, 3000), st.booleans()), min_size=1, max_size=12))
+def test_paid_and_saved_are_all_the_time_there_was(spans: list[tuple[float, float, bool]]) -> None:
+    now = NOW + 9000 * MINUTE
+    records = [record(window=str(number), requested=at(start), stopped=at(start + length) if over else "")
+               for number, (start, length, over) in enumerate(spans)]  # fmt: skip
+    months = sum_up(records, now)
+    begun = min(start for start, _, _ in spans)
+    assert sum(month.paid + month.saved for month in months) == pytest.approx((9000 - begun) / 60, abs=0.1)
+    assert all(month.serving <= month.paid and month.saved >= 0 for month in months)
+    assert sum(month.windows for month in months) == len(spans)
+
+
+# ---- what ends a window ------------------------------------------------------------------------------------------
+
+HALF_HOUR = timedelta(minutes=30)
+KEPT = Current("w", "r")
+
+
+@pytest.mark.parametrize(
+    ("kept", "idle_after", "expected"),
+    [
+        (Current("w", "r", until=at(60)), None, Terms(NOW + 60 * MINUTE, None)),
+        (Current("w", "r", until=at(60)), HALF_HOUR, Terms(NOW + 60 * MINUTE, HALF_HOUR)),
+        (Current("w", "r", until=at(-1)), None, Terms(None, WAKE_IDLE)),
+        (KEPT, HALF_HOUR, Terms(None, HALF_HOUR)),
+    ],
+)
+def test_terms(kept: Current, idle_after: timedelta | None, expected: Terms) -> None:
+    assert terms(kept, idle_after, NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("because", "kept", "idle_after", "expected"),
+    [
+        (Closing.CLOSING, Current("w", "r", until=at(0)), None, Stop(Closing.CLOSING)),
+        (Closing.IDLE, Current("w", "r", until=at(60)), HALF_HOUR, Stop(Closing.IDLE)),
+        (Closing.IDLE, KEPT, None, Stop(Closing.IDLE)),
+        # A woken model whose hours open meanwhile stays for them.
+        (Closing.IDLE, Current("w", "r", until=at(60)), None,
+         GoOn("its hours want it open", Terms(NOW + 60 * MINUTE, None))),
+        # Woken again a minute ago: the idle clock begins again.
+        (Closing.IDLE, Current("w", "r", touched=at(-1)), HALF_HOUR,
+         GoOn("somebody woke it meanwhile", Terms(None, HALF_HOUR))),
+        (Closing.IDLE, Current("w", "r", touched=at(-31)), HALF_HOUR, Stop(Closing.IDLE)),
+        # Woken shortly before its closing: it stays until it is idle.
+        (Closing.CLOSING, Current("w", "r", until=at(0), touched=at(-5)), None,
+         GoOn("somebody woke it meanwhile, so it stays until it is idle", Terms(None, WAKE_IDLE))),
+        (Closing.CLOSING, Current("w", "r", until=at(0), touched=at(-45)), None, Stop(Closing.CLOSING)),
+        (Closing.CLOSING, Current("w", "r", until=at(60)), None,
+         GoOn("its hours were made longer", Terms(NOW + 60 * MINUTE, None))),
+    ],
+)  # fmt: skip
+def test_each_overlap_has_one_outcome(because: Closing, kept: Current, idle_after: Any, expected: Stop | GoOn) -> None:
+    assert end(because, kept, idle_after, NOW) == expected
+
+
+def test_nothing_is_stopped_under_a_delivery() -> None:
+    found = end(Closing.CLOSING, KEPT, None, NOW, delivery="deliver_model manual__1")
+    assert isinstance(found, GoOn) and found.reason == "deliver_model manual__1 is delivering to it"
+    assert found.terms.closes is not None and found.terms.closes - NOW < MINUTE
+    assert end(Closing.IDLE, KEPT, HALF_HOUR, NOW, delivery="x") == GoOn(
+        "x is delivering to it", Terms(None, HALF_HOUR)
+    )
+
+
+# ---- what a scheduled run opens ----------------------------------------------------------------------------------
+
+OFFICE = [Hours(open="08:00", close="18:00", timezone="UTC")]
+
+
+def test_a_run_before_the_opening_waits_until_the_measured_lead() -> None:
+    seven = datetime(2026, 11, 23, 7, 0, tzinfo=UTC)
+    found = due(OFFICE, timedelta(hours=1), timedelta(minutes=4), seven)
+    assert found is not None and found.starts == datetime(2026, 11, 23, 7, 56, tzinfo=UTC)
+
+
+def test_a_missed_opening_is_made_up_for_and_a_missed_window_is_not() -> None:
+    noon = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
+    found = due(OFFICE, timedelta(hours=1), timedelta(minutes=4), noon)
+    assert isinstance(found, Due) and found.starts == noon and found.window.opens.hour == 8
+    assert due(OFFICE, timedelta(hours=1), timedelta(minutes=4), noon.replace(hour=19)) is None
+
+
+def test_a_lead_is_never_longer_than_the_schedule_allows() -> None:
+    found = due(OFFICE, timedelta(minutes=10), timedelta(hours=3), datetime(2026, 11, 23, 7, 50, tzinfo=UTC))
+    assert found is not None and found.starts == datetime(2026, 11, 23, 7, 50, tzinfo=UTC)
+
+
+def test_records_lie_in_a_directory_as_well(tmp_path: Path) -> None:
+    from airfreight.source import DirectoryRoot
+    from airfreight.stores.directory_leases import DirectoryShelf
+
+    log = WindowLog(DirectoryShelf(DirectoryRoot(str(tmp_path)), "windows/"))
+    log.begin(record())
+    log.update(record().window, ready=at(1))
+    assert [one.ready for one in log.records("2026-11")] == [at(1)]
