@@ -12,6 +12,8 @@ BENCH_FOUR_GIB ?= $(BENCH_GIB)
 BENCH_RUNS ?= 5
 BENCH_CASE_RUNS ?= $(BENCH_RUNS)
 BENCH_OCI_GIB ?= 0.5
+BENCH_PODS_GIB ?= 0.5
+BENCH_PODS_RUNS ?= 3
 PYTEST := $(PYTHON) -m pytest -p no:cacheprovider
 
 ##@ Use
@@ -40,7 +42,7 @@ test-full: setup ## `test`, and the slow ones: crashes of the cluster, set-up on
 	@$(PYTHON) -m tests.run --full
 
 unit: setup ## Unit tests alone, about a minute
-	@$(PYTEST) tests/unit
+	@$(PYTEST) -n auto tests/unit
 
 integration: setup ## Against real MinIO, kube-apiserver with KServe admission, Airflow's API server
 	@$(PYTHON) -m devcluster up && $(PYTEST) tests/integration
@@ -53,6 +55,12 @@ bench: setup ## Airfreight beside hf, boto3, aws and rclone, same bytes and serv
 
 bench-oci: setup ## Images: Airfreight beside buildah, olot, modctl and oras, same files and registry (BENCH_OCI_GIB=0.5, BENCH_RUNS=5)
 	@$(PYTHON) -m benchmarks.oci --gib '$(BENCH_OCI_GIB)' --runs '$(BENCH_RUNS)' --case-runs '$(BENCH_CASE_RUNS)'
+
+bench-pods: setup ## From InferenceService to Ready on the embedded cluster, by delivery mode, cold and warm (BENCH_PODS_GIB=0.5, BENCH_PODS_RUNS=3)
+	@$(PYTHON) -m benchmarks.oci.pod_start --gib '$(BENCH_PODS_GIB)' --runs '$(BENCH_PODS_RUNS)'
+
+gpu-check: setup ## The validation against a real OpenAI-compatible server on a GPU, where one is at hand (AIRFREIGHT_GPU_CHECK_URL, or vLLM or transformers here)
+	@$(PYTHON) -m devcluster.gpucheck
 
 lint: setup ## ruff with the Airflow rules, and mypy --strict
 	@.venv/bin/ruff check . && .venv/bin/ruff format --check . && .venv/bin/mypy
@@ -88,5 +96,5 @@ requirements: setup ## Pin the requirements*.in files into requirements*.txt, wi
 help: ## This list
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-.PHONY: demo ui down clean doctor test test-full unit integration e2e bench bench-oci lint format cluster-up cluster-status cluster-logs \
+.PHONY: demo ui down clean doctor test test-full unit integration e2e bench bench-oci bench-pods gpu-check lint format cluster-up cluster-status cluster-logs \
 	cluster-preflight kubectl setup requirements help

@@ -7,6 +7,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, TriggerRule, task
 
 from airfreight_airflow.form import deliver_params
+from airfreight_airflow.gating import RELEASER, announce_end, announce_failure, run_name
 from airfreight_airflow.macros import RequestMacros
 from airfreight_airflow.operators import (
     BUILDER,
@@ -18,6 +19,7 @@ from airfreight_airflow.operators import (
     WRITE,
     AirfreightPodOperator,
 )
+from airfreight_airflow.promoting import AnnouncingOperator, GateMacros, RollBackOperator
 from airfreight_airflow.reports import write_report
 from airfreight_airflow.resolving import ResolveOperator, off_the_way, split_pods
 from airfreight_airflow.sensors import ReleaseReadySensor
@@ -25,7 +27,10 @@ from airfreight_airflow.staging import CreateVolumeOperator, RemoveVolumeOperato
 
 DOCS = """
 Carries one version of one model from the Hugging Face hub into S3, into a registry as an image, or into both; serves it with KServe and
-asks it a question. A run with the same model and revision moves no weight byte again and restarts nothing that is live.
+lets it be live only after its gates: it comes up, it answers, and as well as the request asks. If a gate fails, what was live before is put
+back and answers again before the run ends, red, with the cause. A run with the same model and revision moves no weight byte again, restarts
+nothing that is live, and only asks the questions again. A model that is stopped is started for its gates and stopped again. One run at a
+time changes a model; another one waits for its end, or is refused (`if_busy`).
 
 | task | what it does | when it fails |
 |---|---|---|
@@ -40,15 +45,19 @@ asks it a question. A run with the same model and revision moves no weight byte 
 | `build_modelcar`, `build_slices` | streams into the registry, one layer per weight file, and names the image by its digest; likewise | login of the registry (`registry_secret`), no right to push, a registry that refuses large layers. Clear the task: layers that are there are not sent again |
 | `render` | `deploy` off: prints the InferenceService for people who deploy it themselves | wrong serving fields |
 | `smoke_test` | images: shows the pod that KServe would make, without making it | this cluster cannot deliver that way; a pull secret is missing: the sentence names the remedy |
-| `deploy` | the same checks and a dry run, then applies the InferenceService | no rights in the namespace, no such runtime, KServe refuses the object |
+| `deploy` | takes the model's lock, checks and rehearses as `smoke_test` does, writes the release into the ledger as a candidate, then applies exactly what the ledger holds: up to there nothing live was touched. One pod for all of it (`airfreight register --stage`), for each pod costs Airflow some 4 s | another run is at this model (`if_busy`); somebody edited the InferenceService by hand (`take_over`); no rights in the namespace, no such runtime, KServe refuses the object |
 | `wait_until_ready` | waits for *this* release; writes what it sees | image, memory, GPUs, storage: the sentence says which |
-| `validate` | `/v1/models`, then one chat completion through the Service | the model loads and cannot chat: look at the server's log and at `server_args` |
-| `report` | reads the artifact back, writes the report beside the store | the store cannot be reached with connection `airfreight_store` |
+| `validate` | the gates: `/v1/models`, a chat completion through the Service, and what the request asks for: speed, expected answers, GPUs in use, the way through a gateway | the model loads and cannot chat: look at the server's log and at `server_args`; a gate failed: its sentence says what was wanted and what was found |
+| `promote` | the release is live: the ledger's pointer moves, the model's asset tells it, a model that was stopped is stopped again | another run was faster, or the InferenceService carries another release by now |
+| `roll_back` | only if one of the last four failed: puts back what was live, with its runtime, waits until it answers, rejects the candidate with the cause; a first release is removed, or kept stopped (`keep_failed`) | what is put back does not answer either: look at it at once, and see `roll_back_model` |
+| `report` | reads the artifact back, writes the report beside the store; a run that was rolled back has its report beside the rejected release, by `roll_back` | the store cannot be reached with connection `airfreight_store` |
 
 **On call.** The last line of the failed task's log is one sentence: what is wrong and what to change. It is also the XCom `failure`.
 A wrong request (exit code 2), wrong bytes (3) or a model that fails a gate (4) is not retried: change what the sentence names and
 trigger again. Anything else was retried twice already: look at the hub, the store, the registry or the cluster, then clear the failed task.
-A task that reads the volume is cleared together with `download` and all that follows: its volume is gone. Marking a task as failed deletes its pod.
+After a rollback clear `deploy` and what follows it, or trigger again: the later tasks alone find no release of theirs any more.
+What is live, what was, and why a release was rejected: `airfreight releases --name NAME --namespace NAMESPACE --ledger s3://llm-models/`; with
+`--unlock RUN` it frees the model of a run that was killed. A task that reads the volume is cleared together with `download` and all that follows: its volume is gone. Marking a task as failed deletes its pod.
 `airfreight doctor` checks cluster, rights, store and registry.
 
 Through REST: `POST /api/v2/dags/deliver_model/dagRuns` with `{"logical_date": null, "conf": {"model": "acme/pong"}}`; the keys of
@@ -58,7 +67,7 @@ Through REST: `POST /api/v2/dags/deliver_model/dagRuns` with `{"logical_date": n
 with DAG(
     dag_id="deliver_model",
     dag_display_name="Deliver a model",
-    description="Hub to S3 or to a registry, to KServe, and one question to prove that it answers",
+    description="Hub to S3 or to a registry, to KServe; live once its gates have passed, else what was live is back",
     doc_md=DOCS,
     schedule=None,
     catchup=False,
@@ -67,7 +76,9 @@ with DAG(
     dagrun_timeout=timedelta(hours=26),
     tags=["airfreight", "publish", "serve"],
     params=deliver_params(model="acme/pong"),
-    user_defined_macros={"airfreight": RequestMacros},
+    user_defined_macros={"airfreight": RequestMacros, "gates": GateMacros, "run_name": run_name},
+    on_success_callback=announce_end,
+    on_failure_callback=announce_failure,
     default_args={
         "owner": "airfreight",
         "retries": 2,
@@ -164,9 +175,13 @@ with DAG(
         **after_any,
     )
 
-    release = [
+    target = [
         *("--name", "{{ airfreight.service_name(params) }}"),
         *("--namespace", "{{ airfreight.namespace(params) }}"),
+    ]
+    ledger = ["--ledger", "{{ airfreight.store() }}", "--run", "{{ run_name(dag_run) }}"]
+    release = [
+        *target,
         *("--artifact", "{{ airfreight.artifacts(params, ti) }}"),
         *("--source", resolve.output["source"]),
         *("--manifest-sha256", resolve.output["manifest_sha256"]),
@@ -178,8 +193,25 @@ with DAG(
     ]
     either = {"repeated": ["--artifact"], **after_any}
     render = AirfreightPodOperator(task_id="render", role=DEPLOYER, arguments=["render", *release], **either)
-    smoke_test = AirfreightPodOperator(task_id="smoke_test", role=DEPLOYER, arguments=["smoke", *release], **either)
-    deploy = AirfreightPodOperator(task_id="deploy", role=DEPLOYER, arguments=["deploy", *release], **either)
+    take_over = {"--take-over": "{{ params.take_over }}"}
+    smoke_test = AirfreightPodOperator(
+        task_id="smoke_test", role=DEPLOYER, arguments=["smoke", *release], switches=take_over, **either
+    )
+    deploy = AirfreightPodOperator(
+        task_id="deploy",
+        role=RELEASER,
+        arguments=[
+            "register",
+            *release,
+            *ledger,
+            *("--if-busy", "{{ airfreight.if_busy(params) }}"),
+            *("--evidence", "{{ gates.trigger(dag_run) }}"),
+        ],
+        flags=["--stage"],
+        switches=take_over,
+        execution_timeout=timedelta(minutes=75),  # an hour of it for the end of another run at this model
+        **either,
+    )
     wait_until_ready = ReleaseReadySensor(
         task_id="wait_until_ready",
         release_name=deploy.output["name"],
@@ -195,7 +227,36 @@ with DAG(
             *("--url", deploy.output["url"]),
             *("--served-name", deploy.output["served_name"]),
             *("--question", "{{ airfreight.question(params) }}"),
+            *("--max-ttft", "{{ airfreight.threshold(params, 'max_ttft') }}"),
+            *("--min-tokens-per-s", "{{ airfreight.threshold(params, 'min_tokens_per_s') }}"),
+            *("--prompts", "{{ airfreight.prompts(params) }}"),
+            *("--gpus", "{{ params.gpus or '' }}"),
+            *("--ready", "{{ gates.ready(ti) }}"),
+            *("--gateway-url", "{{ airfreight.gateway_url(params) }}"),
+            *("--gateway-host", "{{ airfreight.gateway_host(params) }}"),
+            *("--ca-file", "{{ airfreight.ca_file() }}"),
         ],
+    )
+    promote = AnnouncingOperator(
+        task_id="promote",
+        role=RELEASER,
+        arguments=[
+            *("promote", *target, *ledger),
+            *("--release", deploy.output["release"]),
+            *("--evidence", "{{ gates.passed(ti) }}"),
+        ],
+    )
+    roll_back = RollBackOperator(
+        task_id="roll_back",
+        role=RELEASER,
+        arguments=[
+            *("roll-back", *target, *ledger),
+            *("--cause", "{{ gates.cause(ti) }}"),
+            *("--evidence", "{{ gates.failed(ti) }}"),
+        ],
+        switches={"--keep": "{{ params.keep_failed }}"},
+        trigger_rule=TriggerRule.ONE_FAILED,
+        execution_timeout=timedelta(minutes=80),  # as long as the GPU runtime gives a model to start
     )
     report = task(task_id="report", multiple_outputs=False, **after_any)(write_report)()
 
@@ -211,4 +272,5 @@ with DAG(
     published >> render >> report
     published >> smoke_test >> deploy
     published >> deploy
-    deploy >> wait_until_ready >> validate >> report
+    deploy >> wait_until_ready >> validate >> promote >> report
+    [deploy, wait_until_ready, validate, promote] >> roll_back

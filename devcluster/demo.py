@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from airfreight.airflow_api import AirflowApi, RunSummary
 from airfreight.commands.people import DAG_ID, show
@@ -132,6 +133,10 @@ def deliver(target: Target, conf: Mapping[str, object]) -> RunSummary:
     return found
 
 
+def _before(promoted: Mapping[str, Any]) -> str:
+    return f"live, {promoted['previous']} before it" if promoted["previous"] else "live, the first release"
+
+
 def summary(run: RunSummary, target: Target, seconds: float) -> str:
     """What a person wants to know at the end. Pure."""
     results, steps = run.results, {task.task_id: task.seconds or 0.0 for task in run.tasks}
@@ -157,6 +162,7 @@ def summary(run: RunSummary, target: Target, seconds: float) -> str:
             f"the model server was ready after {ready['seconds']:.1f} s",
         ),
         ("validate", f"{steps['validate']:6.1f} s", f"first token after {checked['ttft_s']:.2f} s"),
+        ("promote", f"{steps['promote']:6.1f} s", _before(results["promote"])),
         ("report", f"{steps['report']:6.1f} s", results["report"]["report"]),
     ]
     table = "\n".join(f"  {name:<18}{time_:>10}  {remark}" for name, time_, remark in rows)

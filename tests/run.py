@@ -22,7 +22,7 @@ BIN = Path(sys.executable).parent
 PYTEST = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--durations=5"]
 PARTS: dict[str, list[list[str]]] = {
     "lint": [[str(BIN / "ruff"), "check", "."], [str(BIN / "ruff"), "format", "--check", "."], [str(BIN / "mypy")]],
-    "unit": [[*PYTEST, "tests/unit"]],
+    "unit": [[*PYTEST, "-n", "auto", "tests/unit"]],  # a process for each core
     "integration": [[*PYTEST, "tests/integration"]],
     "e2e": [[*PYTEST, "tests/e2e"]],
     "full": [[*PYTEST, "tests/full"]],

@@ -259,6 +259,23 @@ class AirflowApi:
             failure=self._failure(dag_id, run_id, failed) if failed else None,
         )
 
+    def dag(self, dag_id: str) -> dict[str, Any] | None:
+        """A DAG as Airflow lists it, with `is_paused`; None when there is none."""
+        try:
+            return self._get(f"/api/v2/dags/{quote(dag_id, safe='')}")
+        except _NotFoundError:
+            return None
+
+    def runs(self, dag_id: str, *, limit: int = 20) -> list[dict[str, Any]]:
+        """The runs of a DAG, the newest first: `dag_run_id`, `state`, `start_date`, `conf` …"""
+        path = f"/api/v2/dags/{quote(dag_id, safe='')}/dagRuns?order_by=-run_after&limit={limit}"
+        rows: list[dict[str, Any]] = self._get(path)["dag_runs"]
+        return rows
+
+    def result(self, dag_id: str, run_id: str, task_id: str) -> Any:
+        """What a task of a run returned; None when it returned nothing, or not yet."""
+        return self._result(dag_id, run_id, task_id)
+
     def _run(self, dag_id: str, run_id: str) -> dict[str, Any]:
         return self._get(_run_path(dag_id, run_id))
 

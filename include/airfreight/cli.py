@@ -26,7 +26,20 @@ from typing import Annotated
 import typer
 
 from airfreight import __version__
-from airfreight.commands import build, catalog, deploy, doctor, people, runtime, serve, transfer
+from airfreight.commands import (
+    build,
+    catalog,
+    deploy,
+    doctor,
+    egress,
+    people,
+    refresh,
+    release,
+    runtime,
+    serve,
+    transfer,
+    windows,
+)
 from airfreight.errors import AirfreightError
 
 EXIT_BUG = 1
@@ -50,7 +63,7 @@ def build_app() -> typer.Typer:
         pretty_exceptions_enable=False,
     )
     app.callback()(_options)
-    for part in (transfer, build, deploy, serve, doctor, catalog, runtime, people):
+    for part in (transfer, build, deploy, serve, release, egress, doctor, catalog, runtime, people, windows, refresh):
         part.register(app)
     return app
 

@@ -13,6 +13,8 @@ from airflow.sdk import Param
 
 from airfreight.prechecks import REASON_LENGTH
 from airfreight.serving import Serving
+from airfreight_airflow.form_fields import choice, from_schema, lines
+from airfreight_airflow.form_gates import gate_params, target_params
 from airfreight_airflow.route import BUILDERS, DELIVERIES, DESTINATIONS, PODS_LIMIT, STAGINGS
 
 
@@ -22,7 +24,8 @@ def deliver_params(*, model: str) -> dict[str, Param]:
     Args:
         model: what `model` holds when the form opens.
     """
-    return {**_essentials(model), **_publish(), **serving_params(), **_delivery(), **_validation(), **_source()}
+    serving = {**serving_params(), **_delivery(), **target_params()}
+    return {**_essentials(model), **_publish(), **serving, **gate_params(), **_source()}
 
 
 def mirror_params() -> dict[str, Param]:
@@ -90,10 +93,10 @@ def runtime_params() -> dict[str, Param]:
             "Empty: the one that Airfreight ships.",
             section="Build",
         ),
-        "base_args": _lines(
+        "base_args": lines(
             "Build arguments", "One NAME=value per line, as BASE=registry.example/vllm@sha256:…", section="Build"
         ),
-        "set": _lines(
+        "set": lines(
             "Settings of the server",
             "One KEY=VALUE per line: an environment variable (VLLM_LOGGING_LEVEL=DEBUG) or argument "
             "(max-model-len=8192); each set of them gives another runtime.",
@@ -105,7 +108,7 @@ def runtime_params() -> dict[str, Param]:
 def serving_params(section: str = "Serving") -> dict[str, Param]:
     """One param per field of `Serving`, all of them optional: an emptied field means its default."""
     properties: dict[str, dict[str, Any]] = Serving.model_json_schema()["properties"]
-    return {name: _param(dict(schema), section) for name, schema in properties.items()}
+    return {name: from_schema(dict(schema), section) for name, schema in properties.items()}
 
 
 def _essentials(model: str) -> dict[str, Param]:
@@ -145,25 +148,28 @@ def _essentials(model: str) -> dict[str, Param]:
 
 def _publish() -> dict[str, Param]:
     return {
-        "destination": _choice(
+        "destination": choice(
             "Destination",
             "Where the model is published: in the bucket (s3), as an image in the registry (oci), or in both.",
             DESTINATIONS,
             "the site's default",
+            section="Publish",
         ),
-        "builder": _choice(
+        "builder": choice(
             "Builder of the image",
             "stream: the bytes go straight into the registry, without a disk. buildah: from a volume, by buildah, for "
             "sites whose policy asks for it; slower.",
             BUILDERS,
             "stream",
+            section="Publish",
         ),
-        "staging": _choice(
+        "staging": choice(
             "Staging",
             "volume: the hub is read once onto a volume of the run's own, which is removed at its end; both "
             "destinations then read from there. none: the bytes never touch a disk.",
             STAGINGS,
             "none, or volume with buildah",
+            section="Publish",
         ),
         "pods": Param(
             1,
@@ -188,7 +194,7 @@ def _publish() -> dict[str, Param]:
 
 def _delivery() -> dict[str, Param]:
     return {
-        "delivery": _choice(
+        "delivery": choice(
             "Delivery",
             "How the pod gets the model: s3 (storage initializer), oci (sidecar with the image) or oci+native (image "
             "as a volume).",
@@ -196,32 +202,6 @@ def _delivery() -> dict[str, Param]:
             "the best the cluster can",
             section="Serving",
         )
-    }
-
-
-def _choice(title: str, description: str, choices: tuple[str, ...], empty: str, section: str = "Publish") -> Param:
-    # A field that is emptied arrives as null, so null is one of the choices; the form shows it as `empty`.
-    return Param(
-        None,
-        type=["null", "string"],
-        enum=[None, *choices],
-        values_display={"null": empty},
-        section=section,
-        title=title,
-        description=description,
-    )
-
-
-def _validation() -> dict[str, Param]:
-    return {
-        "question": Param(
-            "ping",
-            type=["null", "string"],
-            section="Validation",
-            maxLength=2000,
-            title="Question",
-            description="Asked through the service once it is ready; the answer stands in the report.",
-        ),
     }
 
 
@@ -243,11 +223,11 @@ def _source() -> dict[str, Param]:
 
 def _patterns() -> dict[str, Param]:
     return {
-        "allow_patterns": _lines(
+        "allow_patterns": lines(
             "Take only",
             "One pattern per line, e.g. *.safetensors; * also matches a slash, folder/ means all below it. Empty: all.",
         ),
-        "ignore_patterns": _lines(
+        "ignore_patterns": lines(
             "Leave out",
             "One pattern per line, e.g. original/ or training_args.bin; weighs more than the field above.",
         ),
@@ -275,26 +255,3 @@ def _dry_run() -> Param:
         description="Stop after `resolve`: its log has the plan for each destination, that is files, bytes to move, "
         "bytes reused, and what would be refused.",
     )
-
-
-def _lines(title: str, description: str, section: str = "Source") -> Param:
-    items = {"type": "string"}
-    return Param([], type=["null", "array"], items=items, section=section, title=title, description=description)
-
-
-def _param(schema: dict[str, Any], section: str) -> Param:
-    default = schema.pop("default", None)
-    schema.pop("$ref", None)
-    # pydantic writes an optional field as anyOf, which Airflow's form shows as a JSON editor.
-    for branch in schema.pop("anyOf", []):
-        if branch.get("type") != "null":
-            schema.update(branch)
-    if schema["type"] != "string":
-        # Examples turn a list into a fixed choice and do nothing for a number; only a text box proposes them.
-        examples = schema.pop("examples", None)
-        if schema["type"] == "array":
-            default = default or []
-            if examples:
-                schema["description"] = f"{schema['description']} Example: {' '.join(examples[0])}"
-    schema["type"] = ["null", schema["type"]]
-    return Param(default, description=schema.pop("description", None), section=section, **schema)

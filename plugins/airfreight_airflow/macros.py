@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from airfreight.errors import RequestError
-from airfreight_airflow import requests
-from airfreight_airflow.pods import CONTEXT_DIRECTORY, STAGING_DIRECTORY
+from airfreight_airflow import gate_requests, requests
+from airfreight_airflow.pods import CA_DIRECTORY, CA_KEY, CONTEXT_DIRECTORY, STAGING_DIRECTORY
 from airfreight_airflow.route import BUILDAH, OCI, RESOLVE, Route
 from airfreight_airflow.settings import Settings, read_settings
 
@@ -31,6 +31,7 @@ class RequestMacros:
         """The source, after all of the request was checked: what serves the model too, though it is needed later."""
         site = read_settings()
         requests.check_request(params, site.target_namespace, site.runtime)
+        gate_requests.check_gates(params)
         _check_site(_route(params, site), site)
         return requests.source_of(params)
 
@@ -141,6 +142,36 @@ class RequestMacros:
     def question(params: Mapping[str, Any]) -> str:
         """What the validation asks."""
         return str(params.get("question") or "ping")
+
+    @staticmethod
+    def threshold(params: Mapping[str, Any], key: str) -> str:
+        """A threshold of the validation; empty: none."""
+        return gate_requests.threshold_of(params, key)
+
+    @staticmethod
+    def prompts(params: Mapping[str, Any]) -> str:
+        """Questions with the patterns of their answers, as JSON; empty: none."""
+        return gate_requests.prompts_of(params)
+
+    @staticmethod
+    def gateway_url(params: Mapping[str, Any]) -> str:
+        """The gateway through which the model is asked too; empty: none."""
+        return gate_requests.gateway_of(params)[0]
+
+    @staticmethod
+    def gateway_host(params: Mapping[str, Any]) -> str:
+        """The name by which the gateway knows the model; empty: the URL's."""
+        return gate_requests.gateway_of(params)[1]
+
+    @staticmethod
+    def ca_file() -> str:
+        """Where pods have the site's CAs; empty: they have the public ones."""
+        return f"{CA_DIRECTORY}/{CA_KEY}" if read_settings().ca_bundle_configmap else ""
+
+    @staticmethod
+    def if_busy(params: Mapping[str, Any]) -> str:
+        """What to do while another run is at the same model."""
+        return gate_requests.if_busy_of(params)
 
     @staticmethod
     def mirror_source(params: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ DAG version.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import cached_property
@@ -86,6 +86,7 @@ class AirfreightPodOperator(KubernetesPodOperator):
             value. (templated)
         role: who the pod is.
         flags: options without a value.
+        switches: options without a value, each given when its text is neither empty nor False. (templated)
         repeated: options that are given once per line of their value.
         share: for `--slice`, e.g. 2/8; empty: everything. What a mapped task is mapped over.
         volume: `read` or `write` to mount the volume of the run at /staging, if the run has one; empty: never.
@@ -98,7 +99,7 @@ class AirfreightPodOperator(KubernetesPodOperator):
         AirflowException: any other end of the pod: retried.
     """
 
-    template_fields: Sequence[str] = (*KubernetesPodOperator.template_fields, "context_configmap")
+    template_fields: Sequence[str] = (*KubernetesPodOperator.template_fields, "context_configmap", "switches")
 
     def __init__(
         self,
@@ -106,6 +107,7 @@ class AirfreightPodOperator(KubernetesPodOperator):
         arguments: list[str],
         role: Role,
         flags: Sequence[str] = (),
+        switches: Mapping[str, str] | None = None,
         repeated: Sequence[str] = (),
         share: str = "",
         volume: str = "",
@@ -143,6 +145,7 @@ class AirfreightPodOperator(KubernetesPodOperator):
         )
         self.role = role
         self.flags = list(flags)
+        self.switches = dict(switches or {})
         self.repeated = list(repeated)
         self.share = share
         self.volume = volume
@@ -160,7 +163,7 @@ class AirfreightPodOperator(KubernetesPodOperator):
             refuse_unknown_keys(context["dag_run"].conf, context["dag"].params)
             site, params = read_settings(), context["params"]
             # Not when fields are rendered: Airflow renders those of a mapped task without asking the operator.
-            self.arguments = [*spelled(self.arguments, self.repeated), *self.flags]
+            self.arguments = [*spelled(self.arguments, self.repeated), *self.flags, *switched(self.switches)]
             mounts = self._mount(site, params, claim_name(context["dag"].dag_id, context["run_id"]))
             self.settle(site, hub_secret_of(params), _owner(context), mounts)
             return super().execute(context)
@@ -279,6 +282,11 @@ def spelled(arguments: Sequence[Any], repeated: Sequence[str] = ()) -> list[str]
                 # What a person wrote may begin with a dash and is no option of ours.
                 said += [f"{option}={text}"] if text.startswith("-") else [option, text]
     return said
+
+
+def switched(switches: Mapping[str, str]) -> list[str]:
+    """The options without a value that are given; a field that was rendered holds text, so `False` is one too."""
+    return [option for option, value in switches.items() if str(value).strip() not in ("", "False", "None")]
 
 
 def _owner(context: Context) -> str:

@@ -7,10 +7,12 @@ served prefix.
      33554432, "commit": "41ab…", "files": 9, "format": 1, "manifest_sha256": "71d0…", "moved_bytes": 0, "source":
      "hf://acme/pong@41ab…", "name": "acme-pong", "namespace": "models", "release": "9f2c41ab6c1b", "delivery":
      "oci+native", "question": "ping", "answer": "pong from A", "system_fingerprint": "vllm-…", "url":
-     "http://acme-pong-predictor…", "run_id": "manual__…", "seconds": {"resolve": 6.1, "upload_to_s3": 8.0, …}}
+     "http://acme-pong-predictor…", "gates": […], "previous": "0a1b2c3d4e5f", "outage_s": 0.0,
+     "changes": […], "run_id": "manual__…", "seconds": {"resolve": 6.1, "upload_to_s3": 8.0, …}}
 
 XComs only point at things. What the report says of an artifact in S3 is read back from the store; an image is named by
-the digest that the registry confirmed. A run that only publishes has neither answer nor address.
+the digest that the registry confirmed. A run that only publishes has neither answer nor address. A run whose release
+failed has its report beside that release, in the ledger (`airfreight.release_report`).
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from airfreight.errors import AirfreightError, IntegrityError, RequestError, TemporaryError
 from airfreight.manifest import MANIFEST_NAME, RESERVED_DIRECTORY, Manifest
 from airfreight_airflow import failures
+from airfreight_airflow.report_page import as_markdown
 from airfreight_airflow.route import MAPPED, OPTIONAL, PUBLISHING, RESOLVE, Route
 from airfreight_airflow.settings import Settings, read_settings
 
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 STEPS = (RESOLVE, *(task for task in OPTIONAL if task != "report"))
+_OF_SERVING = ("render", "smoke_test", "deploy", "wait_until_ready", "validate", "promote")
 # What S3 says when asking again changes nothing.
 _REFUSALS = frozenset(
     {"403", "404", "AccessDenied", "InvalidAccessKeyId", "NoSuchBucket", "NoSuchKey", "SignatureDoesNotMatch"}
@@ -87,8 +91,17 @@ def results_of(ti: Any, route: Route) -> dict[str, list[Results]]:
         if task in MAPPED:
             left = ti.xcom_pull(task_ids=task, map_indexes=range(len(route.shares()))) or []
             found[task] = [result for result in left if result]
-        elif task in (RESOLVE, *PUBLISHING, "render", "smoke_test", "deploy", "wait_until_ready", "validate"):
-            found[task] = [_decoded(ti.xcom_pull(task_ids=task))]
+        elif task in (
+            RESOLVE,
+            *PUBLISHING,
+            "render",
+            "smoke_test",
+            "deploy",
+            "wait_until_ready",
+            "validate",
+            "promote",
+        ):
+            found[task] = [decoded(ti.xcom_pull(task_ids=task))]
     return found
 
 
@@ -155,48 +168,6 @@ class Store:
             raise TemporaryError(f"{through} ({error}).") from error
 
 
-def as_markdown(report: Results) -> str:
-    """The report for a person; also what the task's log shows."""
-    seconds: Mapping[str, float] = report["seconds"]
-    lines = [
-        f"# {report['source']}",
-        "",
-        "| | |",
-        "|---|---|",
-        *(f"| artifact | {artifact} |" for artifact in report["artifacts"]),
-        f"| size | {report['files']} files, {_megabytes(report['bytes'])}, moved {_megabytes(report['moved_bytes'])} |",
-        f"| manifest | sha256 {report['manifest_sha256']} |",
-        *_provenance(report),
-        *_service(report),
-        "",
-        "| step | seconds |",
-        "|---|---:|",
-        *(f"| {step} | {value:.1f} |" for step, value in seconds.items()),
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _provenance(report: Results) -> Iterator[str]:
-    """Rows that are there only if there is something to say."""
-    if report.get("licences"):
-        yield f"| licence | {_cell(', '.join(report['licences']))} |"
-    if report.get("allow_unsafe"):
-        yield f"| can run code | {_cell(', '.join(report['unsafe_files']))}: {_cell(report['allow_unsafe'])} |"
-
-
-def _service(report: Results) -> Iterator[str]:
-    where = f"{report.get('name')} in namespace {report.get('namespace')}, release {report.get('release')}"
-    mode = f", delivery {report['delivery']}" if report.get("delivery") else ""
-    if report.get("answer") is None:
-        yield f"| not deployed | rendered as {where}{mode} |"
-        return
-    yield f"| served as | {where}{mode} |"
-    yield f"| address | {report['url']} |"
-    for key in ("question", "answer", "system_fingerprint"):
-        yield f"| {key} | {_cell(report[key])} |"
-
-
 def in_order(breadcrumbs: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """Seconds per finished step, in the order of the run; of a step in several pods those of the slowest."""
     found: dict[str, float] = {}
@@ -254,9 +225,7 @@ def _of_serving(results: Mapping[str, Sequence[Results]]) -> dict[str, Any]:
     def of(task: str) -> Results:
         return next(iter(results.get(task, ())), {})
 
-    rendered, smoke, deployed, ready, validated = map(
-        of, ("render", "smoke_test", "deploy", "wait_until_ready", "validate")
-    )
+    rendered, smoke, deployed, ready, validated, promoted = map(of, _OF_SERVING)
     facts = {**rendered, **deployed}
     return {
         "name": facts.get("name"),
@@ -271,10 +240,16 @@ def _of_serving(results: Mapping[str, Sequence[Results]]) -> dict[str, Any]:
         "system_fingerprint": validated.get("system_fingerprint"),
         "tokens_per_s": validated.get("tokens_per_s"),
         "ttft_s": validated.get("ttft_s"),
+        "gates": validated.get("gates") or [],
+        "previous": promoted.get("previous"),
+        "stopped": promoted.get("stopped", False),
+        "outage_s": promoted.get("outage_s"),
+        "changes": promoted.get("changes") or [],
     }
 
 
-def _decoded(result: Results | str | None) -> Results:
+def decoded(result: Results | str | None) -> Results:
+    """A task's result, whoever left it."""
     # That of the sensor is JSON text when its trigger ended the task: Airflow 3.3 serialises what a trigger leaves one
     # time more (`TaskInstance.xcom_push` in airflow/models/trigger.py).
     decoded: Results = json.loads(result) if isinstance(result, str) else result or {}
@@ -284,12 +259,3 @@ def _decoded(result: Results | str | None) -> Results:
 def _seconds(context: Context) -> dict[str, float]:
     task_instance: Any = context["ti"]
     return in_order(task_instance.get_task_breadcrumbs(task_instance.dag_id, task_instance.run_id))
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"
-
-
-def _cell(value: object) -> str:
-    """A table cell: the model's answer may hold anything."""
-    return " ".join(str(value if value is not None else "").split()).replace("|", "\\|")

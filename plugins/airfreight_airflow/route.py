@@ -7,7 +7,7 @@
     staging      volume       create_volume ─▶ download ─▶ upload_from_volume, build_from_volume ─▶ remove_volume;
                               upload_to_s3 and build_modelcar only seal
     builder      buildah      create_volume ─▶ download ─▶ build_with_buildah ─▶ remove_volume
-    deploy       false        render instead of smoke_test, deploy, wait_until_ready and validate
+    deploy       false        render instead of smoke_test, deploy, wait_until_ready, validate and promote
 
 All tasks of all ways are in the DAG. `resolve` skips at its end what this run does not need, in one call: a skipped
 task starts no process and costs no second.
@@ -55,6 +55,8 @@ OPTIONAL = (
     "deploy",
     "wait_until_ready",
     "validate",
+    "promote",
+    "roll_back",
     "report",
 )
 """Every task behind `resolve`, in the order of the run."""
@@ -166,7 +168,8 @@ class Route:
             return {"render"}
         # From a bucket there is one way only to serve, and `deploy` asks the cluster for a dry run of it anyway.
         smoke = {"smoke_test"} if self.to_oci else set()
-        return smoke | {"deploy", "wait_until_ready", "validate"}
+        # Which of the last two runs, the gates decide.
+        return smoke | {"deploy", "wait_until_ready", "validate", "promote", "roll_back"}
 
     def _check(self, volume_access: str) -> None:
         if self.builder == BUILDAH and not self.to_oci:

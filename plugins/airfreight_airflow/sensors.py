@@ -61,9 +61,10 @@ class ReleaseReadySensor(BaseSensorOperator):
         started = time.time()
         try:
             conn_id = read_settings().cluster_conn_id
-            if self._is_ready(conn_id, wanted):
+            ready, facts = self._look(conn_id, wanted)
+            if ready:
                 self.log.info("%s is ready already.", wanted.name)
-                return ready_result(wanted, 0.0)
+                return ready_result(wanted, 0.0, facts)
         except TemporaryError as error:
             self.log.info("%s; the wait goes on.", error.message)
         except AirfreightError as error:
@@ -87,12 +88,12 @@ class ReleaseReadySensor(BaseSensorOperator):
         lost = ReleaseEvent.from_event(event)
         failures.end_task(context, failures.of_exit_code(lost.exit_code, lost.message))
 
-    def _is_ready(self, conn_id: str, wanted: Release) -> bool:
+    def _look(self, conn_id: str, wanted: Release) -> tuple[bool, dict[str, Any]]:
         try:
             extras = BaseHook.get_connection(conn_id).extra_dejson
         except AirflowNotFoundException:
             raise RequestError(f"There is no connection {conn_id}: define it, of type kubernetes.") from None
-        assessment = asyncio.run(look(AsyncKubernetesHook(conn_id=conn_id, connection_extras=extras), wanted))
+        assessment, facts = asyncio.run(look(AsyncKubernetesHook(conn_id=conn_id, connection_extras=extras), wanted))
         if isinstance(assessment, Failed):
             raise failure_error(assessment)
-        return isinstance(assessment, Ready)
+        return isinstance(assessment, Ready), facts

@@ -28,6 +28,7 @@
     pull_secret =                                 Secret in target namespaces with which nodes pull images of models
     storage_class =                               of the volumes of staging=volume; empty: the cluster's default
     volume_access = ReadWriteOnce                 or ReadWriteMany, where several pods may share a volume
+    notifier =                                    module:function that is told the end of every run; empty: nobody
 
 Nothing is read when this module is imported, so a DAG file parses where nothing is configured.
 """
@@ -83,6 +84,7 @@ class Settings:
     pull_secret: str
     storage_class: str
     volume_access: str
+    notifier: str
 
     def require_image(self) -> str:
         """The image of every pod.
@@ -157,6 +159,7 @@ def read_settings() -> Settings:
         pull_secret=_secret("pull_secret", _read("pull_secret")),
         storage_class=_read("storage_class"),
         volume_access=_one_of("volume_access", _read("volume_access", "ReadWriteOnce"), (ONE_NODE, MANY_NODES)),
+        notifier=_read("notifier"),
     )
 
 

@@ -23,6 +23,7 @@ from airfreight.errors import AirfreightError, GateError, RequestError, Temporar
 from airfreight.observation import SERVICE_LABEL, Failed, Observation, Ready, failure_error
 from airfreight.pod_rules import SERVER_CONTAINER
 from airfreight.readiness import Assessment, assess
+from airfreight.timings import ready_facts
 
 POLL_S = 2.0
 STILL_WAITING_S = 30.0
@@ -129,7 +130,7 @@ class ReleaseReadyTrigger(BaseTrigger):
         while True:
             reason = ""
             try:
-                assessment = await look(hook, self.wanted)
+                assessment, facts = await look(hook, self.wanted)
             except (TemporaryError, RequestError) as error:
                 if isinstance(error, RequestError):
                     yield ReleaseEvent.of(error).to_event()
@@ -139,7 +140,7 @@ class ReleaseReadyTrigger(BaseTrigger):
                 if isinstance(assessment, Ready):
                     seconds = round(time.time() - self.started, 1)
                     self.log.info("%s is ready after %.1f s.", self.wanted.name, seconds)
-                    yield TaskSuccessEvent(xcoms={"return_value": ready_result(self.wanted, seconds)})
+                    yield TaskSuccessEvent(xcoms={"return_value": ready_result(self.wanted, seconds, facts)})
                     return
                 if isinstance(assessment, Failed):
                     yield ReleaseEvent.of(failure_error(assessment)).to_event()
@@ -155,8 +156,8 @@ class ReleaseReadyTrigger(BaseTrigger):
             await asyncio.sleep(self.poll_s)
 
 
-async def look(hook: AsyncKubernetesHook, wanted: Release) -> Assessment:
-    """Read the cluster once and say what it means for the release.
+async def look(hook: AsyncKubernetesHook, wanted: Release) -> tuple[Assessment, dict[str, Any]]:
+    """Read the cluster once and say what it means for the release; with what its gates will want to know of its pod.
 
     Raises:
         RequestError: the connection may not read what it must (401, 403).
@@ -164,7 +165,7 @@ async def look(hook: AsyncKubernetesHook, wanted: Release) -> Assessment:
     """
     try:
         async with hook.get_conn() as connection:
-            observation = await _observe(connection, wanted)
+            observation = await observe(connection, wanted)
     except ApiException as error:
         if error.status in (401, 403):
             raise RequestError(
@@ -174,23 +175,26 @@ async def look(hook: AsyncKubernetesHook, wanted: Release) -> Assessment:
         raise TemporaryError(f"the cluster answered {error.status} {error.reason}") from error
     except (OSError, TimeoutError) as error:  # aiohttp's connection errors are OSErrors
         raise TemporaryError(f"the cluster does not answer ({error or type(error).__name__})") from error
-    return assess(observation, wanted.release, datetime.now(tz=UTC))
+    facts = ready_facts(observation.pods, wanted.release)
+    return assess(observation, wanted.release, datetime.now(tz=UTC)), facts
 
 
-def ready_result(wanted: Release, seconds: float) -> dict[str, Any]:
-    """The task's result: what became ready, and how long it took in seconds."""
-    return {"name": wanted.name, "namespace": wanted.namespace, "release": wanted.release, "seconds": seconds}
+def ready_result(wanted: Release, seconds: float, facts: dict[str, Any]) -> dict[str, Any]:
+    """The task's result: what became ready, how long it took in seconds, and on what (`airfreight.timings`)."""
+    return {"name": wanted.name, "namespace": wanted.namespace, "release": wanted.release, "seconds": seconds, **facts}
 
 
 def too_late(wanted: Release, waited_s: float, last: str) -> GateError:
     """The sentence for a wait that ran out, with what was seen last."""
+    waited = f"{waited_s:.0f} s" if waited_s < 120 else f"{waited_s / 60:.0f} min"
     return GateError(
-        f"{wanted.name} was not ready within {waited_s / 60:.0f} min; last seen: {last or 'nothing'}; "
+        f"{wanted.name} was not ready within {waited}; last seen: {last or 'nothing'}; "
         "look at its pods, or give it more time (ready_timeout of the task)."
     )
 
 
-async def _observe(connection: async_client.ApiClient, wanted: Release) -> Observation:
+async def observe(connection: async_client.ApiClient, wanted: Release) -> Observation:
+    """Read what there is under a release's name, of any release."""
     service, deployment, pods = await asyncio.gather(
         _or_none(
             async_client.CustomObjectsApi(connection).get_namespaced_custom_object(
@@ -210,6 +214,7 @@ async def _observe(connection: async_client.ApiClient, wanted: Release) -> Obser
         deployment=connection.sanitize_for_serialization(deployment) if deployment else None,
         pods=as_json,
         logs={pod["metadata"]["name"]: await _last_words(connection, pod) for pod in as_json if _crashed(pod)},
+        events={pod["metadata"]["name"]: await _probes(connection, pod) for pod in as_json if _is_starting(pod)},
     )
 
 
@@ -227,6 +232,25 @@ def _crashed(pod: dict[str, Any]) -> bool:
         status["name"] == SERVER_CONTAINER and (status.get("lastState") or status.get("state") or {}).get("terminated")
         for status in pod.get("status", {}).get("containerStatuses") or []
     )
+
+
+def _is_starting(pod: dict[str, Any]) -> bool:
+    return any(
+        status["name"] == SERVER_CONTAINER and not status.get("started") and status.get("containerID")
+        for status in pod.get("status", {}).get("containerStatuses") or []
+    )
+
+
+async def _probes(connection: async_client.ApiClient, pod: dict[str, Any]) -> list[dict[str, Any]]:
+    """The failed probes of a pod, oldest first; none when they cannot be read, for then the wait only takes longer."""
+    about = f"involvedObject.uid={pod['metadata']['uid']},reason=Unhealthy"
+    try:
+        found = await async_client.CoreV1Api(connection).list_namespaced_event(
+            pod["metadata"]["namespace"], field_selector=about
+        )
+    except (ApiException, OSError, TimeoutError):
+        return []
+    return [connection.sanitize_for_serialization(event) for event in found.items]
 
 
 async def _last_words(connection: async_client.ApiClient, pod: dict[str, Any]) -> str:

@@ -101,10 +101,13 @@ def test_a_model_that_loads_and_cannot_chat_fails_the_gate(delivery: Delivery, b
     # Makes room for the next model server.
     delivery.kubectl("delete", "inferenceservice", "-n", delivery.namespace, NAME, "--ignore-not-found")
     task, message, code = failure(delivery.deliver(model="acme/cannot-chat", name="mute", cpu="1"))
-    assert (task, code) == ("validate", 4)
+    # The startup probe chats, so that no user reaches such a pod: as a rule the wait ends before `validate` begins.
+    assert task in ("wait_until_ready", "validate")
+    assert code == 4
     assert_one_sentence(message)
     assert "chat" in message
-    delivery.kubectl("delete", "inferenceservice", "-n", delivery.namespace, "mute")
+    names = [item["metadata"]["name"] for item in delivery.get("inferenceservices")["items"]]
+    assert "mute" not in names, "a first release that failed is removed"
 
 
 def test_no_secret_is_in_rendered_fields_logs_or_xcom(first: RunSummary, delivery: Delivery) -> None:

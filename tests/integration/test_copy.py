@@ -457,7 +457,9 @@ def test_the_commands_write_what_the_pods_promise(bench: Bench) -> None:
         "files": 6,
         "size_bytes": sum(map(len, CONTENTS.values())),
         "manifest_sha256": bench.source().manifest().sha256,
+        "largest_bytes": max(map(len, CONTENTS.values())),
         "artifact": f"s3://{bench.bucket}/acme/pong/{commit[:12]}/",
+        "artifacts": [f"s3://{bench.bucket}/acme/pong/{commit[:12]}/"],
         "published": False,
     }
     code, _, error = bench.run("copy", before["source"], f"s3://{bench.bucket}", "--result", str(result))
@@ -466,6 +468,7 @@ def test_the_commands_write_what_the_pods_promise(bench: Bench) -> None:
     assert copied.keys() == {
         "artifact", "source", "version", "commit", "manifest_sha256", "files", "size_bytes", "moved_bytes",
         "reused_files", "resumed_bytes", "seconds", "slice", "sealed", "licences", "unsafe_files", "allow_unsafe",
+        "largest_bytes",
     }  # fmt: skip
     assert {key: copied[key] for key in ("artifact", "source", "manifest_sha256")} == {
         key: before[key] for key in ("artifact", "source", "manifest_sha256")

@@ -49,7 +49,8 @@ import json
 from airfreight_airflow.pods import PUBLISHER, environment_of, mounts_of, volumes_of
 from airfreight_airflow.settings import read_settings
 site = read_settings()
-mounts = {volume.config_map.name: mount.mount_path for volume in volumes_of(site) for mount in mounts_of(site)
+mounts = {volume.config_map.name: mount.mount_path for volume in volumes_of(PUBLISHER, site)
+          for mount in mounts_of(PUBLISHER, site)
           if volume.config_map and mount.name == volume.name}
 environment = {entry.name: entry.value for entry in environment_of(PUBLISHER, site) if entry.value is not None}
 print(json.dumps({"environment": environment, "mounts": mounts}))

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx2
 import pytest
@@ -28,7 +29,7 @@ from airfreight.errors import RequestError, TemporaryError
 from airfreight.manifest import Manifest, ManifestFile
 from tests.unit.fake_kube import FakeKube, fake_kube
 
-WAY = ("upload_to_s3", "deploy", "wait_until_ready", "validate", "report")
+WAY = ("upload_to_s3", "deploy", "wait_until_ready", "validate", "promote", "report")
 """What follows `resolve` of a plain delivery."""
 
 pytestmark = pytest.mark.integration
@@ -168,9 +169,11 @@ def kube(airflow: Airflow) -> FakeKube:
     )
     copied = {"artifact": artifact, "source": manifest.source, "manifest_sha256": manifest.sha256}
     sizes = {"commit": COMMIT, "files": 1, "size_bytes": 1000, "moved_bytes": 1000, "seconds": 0.5}
-    deployed = {"release": RELEASE, "name": "acme-pong", "namespace": "models", "changed": True}
+    deployed = {"release": RELEASE, "name": "acme-pong", "namespace": "models", "changed": True, "state": "candidate"}
     address = {"url": "http://acme-pong-predictor.models.svc.cluster.local", "served_name": "acme/pong"}
     answered = {"question": "ping", "answer": "pong from A", "system_fingerprint": "vllm-1", "seconds": 1.0}
+    gates = [{"name": "chat", "verdict": "passed", "wanted": "text", "found": "pong from A", "sentence": ""}]
+    promoted = {"state": "live", "over": None, "previous": None, "stopped": False, "outage_s": 0.0, "changes": []}
     kube = airflow.kube
     kube.created.clear()
     kube.made_claims.clear()
@@ -179,8 +182,10 @@ def kube(airflow: Airflow) -> FakeKube:
         "copy": copied | sizes,
         "seal": {key: value for key, value in (copied | sizes).items() if key not in ("moved_bytes", "seconds")},
         "render": {"release": RELEASE, "name": "acme-pong", "namespace": "models", "delivery": "s3"},
-        "deploy": deployed | address,
-        "validate": answered,
+        "register": deployed | address,
+        "validate": answered | {"gates": gates, "ttft_s": 0.1, "tokens_per_s": None},
+        "promote": copied | promoted | {"release": RELEASE, "name": "acme-pong"},
+        "roll-back": {"done": "restored", "restored": "0a1b2c3d4e5f", "rejected": RELEASE, "outage_s": 0.0},
     }
     annotations = {"airfreight.dev/release": RELEASE}
     kube.objects = {
@@ -268,6 +273,7 @@ def test_a_command_that_refuses_fails_the_run_with_its_sentence(airflow: Airflow
         "exit_code": 2,
     }
     assert commands_of(kube) == ["resolve", "copy"], "one try, and nothing after it"
+    assert {task.task_id: task.state for task in summary.tasks}["roll_back"] == "skipped", "there is nothing to undo"
     assert kube.pods == {}
 
 
@@ -284,9 +290,16 @@ def test_a_whole_delivery(airflow: Airflow, kube: FakeKube) -> None:
 
     assert summary.state == "success", summary.failure
     assert ("wait_until_ready", "deferred") in states
-    assert commands_of(kube) == ["resolve", "copy", "deploy", "validate"]
+    assert commands_of(kube) == ["resolve", "copy", "register", "validate", "promote"]
     assert summary.results["wait_until_ready"]["release"] == RELEASE
     deploy = kube.created[2]["spec"]["containers"][0]["args"]
+    assert deploy[-1] == "--stage"
+    assert deploy[deploy.index("--run") + 1] == f"{DAG}/{run_id}"
+    assert json.loads(deploy[deploy.index("--evidence") + 1])["trigger"]["user"] == "admin"
+    promote = kube.created[4]["spec"]["containers"][0]["args"]
+    evidence = json.loads(promote[promote.index("--evidence") + 1])
+    assert (evidence["gates"][0]["name"], evidence["measured"]["ttft_s"]) == ("chat", 0.1)
+    assert {"deploy", "wait_until_ready", "validate"} <= set(evidence["seconds"])
     serving = json.loads(deploy[deploy.index("--serving") + 1])
     assert serving["memory"] == "8Gi"
     assert serving["runtime"] == "airfreight-vllm-cpu-1a2b3c4d5e6f"
@@ -295,13 +308,49 @@ def test_a_whole_delivery(airflow: Airflow, kube: FakeKube) -> None:
     body = json.loads(airflow.minio.client().get_object(Bucket="llm-models", Key=report)["Body"].read())
     assert body["answer"] == "pong from A"
     assert body["commit"] == COMMIT
-    assert set(body["seconds"]) == {"resolve", "upload_to_s3", "deploy", "wait_until_ready", "validate"}
+    assert set(body["seconds"]) == {"resolve", "upload_to_s3", "deploy", "wait_until_ready", "validate", "promote"}
+    assert promotions(airflow, run_id) == [("airfreight_acme-pong", RELEASE)]
     skipped = {task.task_id: task for task in summary.tasks if task.state == "skipped"}
     assert {task.task_id for task in summary.tasks} - set(skipped) == {"resolve", *WAY}
     assert all(task.try_number == 0 and not task.seconds for task in skipped.values()), (
         "no process was started for them"
     )
     assert_no_secret_is_shown(airflow, run_id)
+
+
+def promotions(airflow: Airflow, run_id: str) -> list[tuple[str, str]]:
+    """Which models' assets a run told of which release."""
+    with airflow.api() as api:
+        events = api._get(f"/api/v2/assets/events?source_run_id={quote(run_id)}")["asset_events"]
+    return [(event["name"], event["extra"]["release"]) for event in events]
+
+
+def test_a_failed_gate_is_rolled_back_and_the_run_is_red_with_the_cause(airflow: Airflow, kube: FakeKube) -> None:
+    kube.commands["validate"] = (4, "acme/pong loads and cannot chat; look at its chat template.")
+    summary = airflow.deliver({"keep_failed": True})
+    assert summary.state == "failed"
+    assert summary.failure == {
+        "task_id": "validate",
+        "message": "acme/pong loads and cannot chat; look at its chat template.",
+        "exit_code": 4,
+    }
+    assert commands_of(kube) == ["resolve", "copy", "register", "validate", "roll-back"]
+    undone = kube.created[4]["spec"]["containers"][0]["args"]
+    assert undone[undone.index("--cause") + 1] == summary.failure["message"]
+    assert undone[undone.index("--run") + 1] == f"{DAG}/{summary.run_id}"
+    assert undone[-1] == "--keep"
+    states = {task.task_id: task.state for task in summary.tasks}
+    assert (states["promote"], states["roll_back"], states["report"]) == (
+        "upstream_failed", "success", "upstream_failed",
+    )  # fmt: skip
+    assert promotions(airflow, summary.run_id) == []
+
+
+def test_delivering_again_what_is_live_is_no_news(airflow: Airflow, kube: FakeKube) -> None:
+    kube.commands["promote"] = {**kube.commands["promote"], "over": RELEASE}
+    summary = airflow.deliver({})
+    assert summary.state == "success", summary.failure
+    assert promotions(airflow, summary.run_id) == []
 
 
 def test_several_pods_and_a_volume(airflow: Airflow, kube: FakeKube) -> None:

@@ -27,6 +27,7 @@ RESULTS: dict[str, dict[str, Any]] = {
         "system_fingerprint": "vllm-0.32.0-cpu",
         "ttft_s": 0.051,
     },
+    "promote": {"release": "acme-pong-1", "previous": None},
     "report": {"report": "acme-pong answers at its address"},
 }
 RUN = RunSummary(
@@ -60,7 +61,8 @@ def test_every_task_has_a_line_with_its_seconds() -> None:
     assert table["deploy"] == "3.5 s release acme-pong-1, applied"
     assert table["wait_until_ready"] == "4.5 s the model server was ready after 42.0 s"
     assert table["validate"] == "5.5 s first token after 0.05 s"
-    assert table["report"] == "6.5 s acme-pong answers at its address"
+    assert table["promote"] == "6.5 s live, the first release"
+    assert table["report"] == "7.5 s acme-pong answers at its address"
     assert table["the"] == "run 61.5 s of which Airflow's own share 19.1 s"
 
 

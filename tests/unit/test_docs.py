@@ -89,6 +89,22 @@ def test_install_lists_the_settings_that_are_read_with_their_defaults() -> None:
     assert documented == _settings_read()
 
 
+# ---- floor plan --------------------------------------------------------------------------------------------------
+
+
+def test_the_floor_plan_has_every_file_of_dags_plugins_and_library() -> None:
+    planned = set()
+    for line in (DOCS / "architecture.md").read_text().splitlines():
+        if not line.startswith("| `"):
+            continue
+        # A bare file name is a neighbour of the path that the row begins with.
+        names = [span for span in re.findall(r"`([^`]+)`", line) if span.endswith(".py")]
+        planned |= {name if "/" in name else str(Path(names[0]).parent / name) for name in names}
+    folders = ("dags", "plugins", "include/airfreight")
+    files = {file.relative_to(ROOT).as_posix() for folder in folders for file in (ROOT / folder).rglob("*.py")}
+    assert not sorted(file for file in files - planned if not file.endswith("__init__.py"))
+
+
 # ---- rights ------------------------------------------------------------------------------------------------------
 
 

@@ -34,6 +34,7 @@ from airfreight_airflow.operators import (
     AirfreightPodOperator,
     Role,
     spelled,
+    switched,
 )
 from airfreight_airflow.resolving import ResolveOperator
 from tests.unit.fake_kube import FakeKube, fake_kube
@@ -703,3 +704,12 @@ def _settings() -> Any:
     from airfreight_airflow.settings import read_settings
 
     return read_settings()
+
+
+@pytest.mark.parametrize(
+    ("value", "given"),
+    [("True", ["--keep"]), ("yes", ["--keep"]), ("", []), ("False", []), ("None", []), (" ", [])],
+)
+def test_a_switch_is_given_when_its_field_is_on(value: str, given: list[str]) -> None:
+    """A field that was rendered is text."""
+    assert switched({"--keep": value}) == given

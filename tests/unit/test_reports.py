@@ -39,7 +39,10 @@ DEPLOYED = {
     "changed": True,
     "url": "http://acme-pong-predictor.models.svc.cluster.local",
 }
-VALIDATED = {"question": "ping", "answer": "pong | from\nA", "system_fingerprint": "vllm-1"}
+GATE = {"name": "ttft", "verdict": "passed", "wanted": "<= 2 s", "found": "0.1 s", "sentence": ""}
+VALIDATED = {"question": "ping", "answer": "pong | from\nA", "system_fingerprint": "vllm-1", "gates": [GATE]}
+SLOWER = {"name": "load_s", "now": 61.0, "before": 48.0, "worse": 0.271, "regressed": True}
+PROMOTED = {"previous": "0a1b2c3d4e5f", "stopped": False, "outage_s": 3.4, "changes": [SLOWER]}
 
 
 class MemoryStore:
@@ -112,7 +115,7 @@ def write(uploaded: dict[str, Any] = UPLOADED, *, params: dict[str, Any] | None 
     """Run the task for a request, with what the tasks on its way left."""
     context = reports.get_current_context()
     context["params"].update(params or {})
-    deployed = {"deploy": DEPLOYED, "wait_until_ready": {"seconds": 20.0}, "validate": VALIDATED}
+    deployed = {"deploy": DEPLOYED, "wait_until_ready": {"seconds": 20.0}, "validate": VALIDATED, "promote": PROMOTED}
     context["ti"].left.update({"resolve": RESOLVED, "upload_to_s3": uploaded, **deployed, **left})
     return reports.write_report()
 
@@ -168,6 +171,23 @@ def test_a_run_that_only_publishes_says_so(objects: dict[str, bytes]) -> None:
     assert (report["answer"], report["url"], report["release"]) == (None, None, "9f2c")
     assert "| not deployed | rendered as acme-pong in namespace models, release 9f2c, delivery s3 |" in page
     assert "answer" not in page
+
+
+def test_gates_and_what_came_before_are_told(objects: dict[str, bytes]) -> None:
+    write()
+    report, page = report_of(objects)
+    assert (report["gates"], report["previous"], report["outage_s"]) == ([GATE], "0a1b2c3d4e5f", 3.4)
+    assert "| gate ttft | passed: wanted <= 2 s, found 0.1 s |" in page
+    assert "| before it | release 0a1b2c3d4e5f; nobody answered for 3 s |" in page
+    assert "| worse by 27% | load_s: 61, before 48 |" in page
+    assert "stopped again" not in page
+
+
+def test_a_first_release_of_a_model_that_stays_stopped(objects: dict[str, bytes]) -> None:
+    write(promote={"previous": None, "stopped": True, "outage_s": 0.0, "changes": []})
+    page = report_of(objects)[1]
+    assert f"| address | {DEPLOYED['url']}, stopped again after its gates |" in page
+    assert "before it" not in page
 
 
 def test_what_it_says_of_the_artifact_is_read_back(objects: dict[str, bytes]) -> None:

@@ -10,7 +10,7 @@ from airfreight.errors import RequestError
 from airfreight.slices import parse_slice
 from airfreight_airflow.route import MANY_NODES, ONE_NODE, OPTIONAL, Route
 
-SERVING = ("deploy", "wait_until_ready", "validate", "report")
+SERVING = ("deploy", "wait_until_ready", "validate", "promote", "roll_back", "report")
 
 
 def route(access: str = ONE_NODE, site: str = "s3", **params: Any) -> Route:

@@ -211,7 +211,8 @@ def test_a_cluster_that_does_not_answer_is_waited_for(kube: FakeKube) -> None:
 
 def test_a_release_that_is_live_needs_no_trigger(kube: FakeKube) -> None:
     result = make_sensor().execute(make_context())
-    assert result == {"name": "acme-pong", "namespace": "models", "release": RELEASE, "seconds": 0.0}
+    facts = {"gpus": 0, "node": None, "timings": {}}
+    assert result == {"name": "acme-pong", "namespace": "models", "release": RELEASE, "seconds": 0.0, **facts}
 
 
 def test_the_sensor_defers_with_its_own_deadline(kube: FakeKube) -> None:
