@@ -103,15 +103,6 @@ def random_layers(manifest: dict[str, Any], prefix: str) -> list[str]:
     ]
 
 
-def containers(pod: dict[str, Any]) -> dict[str, str]:
-    """Return name -> id of a pod's containers that run."""
-    return {
-        status["name"]: status["containerID"].partition("://")[2]
-        for status in pod["status"].get("containerStatuses", [])
-        if "running" in status["state"]
-    }
-
-
 def _field(value: bytes) -> bytes:
     """Return field 1 of a protobuf message, of a type with a length: that as a varint, seven bits a byte, then it."""
     length, left = b"", len(value)

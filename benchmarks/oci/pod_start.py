@@ -70,6 +70,7 @@ class Started:
         started_s: from the apply to the server's container, whose model is on the node by then.
         ready_s: from the apply to a release that is rolled out and Ready.
         written_bytes: by containerd and by the pod's init containers meanwhile.
+        restarts: of the server until it was ready; a modelcar may cost it its first start.
         load: average of the machine before it.
     """
 
@@ -80,6 +81,7 @@ class Started:
     started_s: float
     ready_s: float
     written_bytes: int
+    restarts: int
     load: float
 
 
@@ -138,11 +140,13 @@ class Bench(Site):
         self.cluster.apply(service)
         self._wait(name, release)
         ready = time.time()
-        container = node.containers(self.pods(name)[0])["kserve-container"]
+        pod = self.pods(name)[0]
+        server = next(one for one in pod["status"]["containerStatuses"] if one["name"] == "kserve-container")
+        container = server["containerID"].partition("://")[2]
         written = node.written_by_containerd(self.embedded) - before + node.written_by_pod(container)
         started = node.began_at(container)
         self.take_away(name)
-        return Started(PODS, case, mode, turn, started - began, ready - began, written, load)
+        return Started(PODS, case, mode, turn, started - began, ready - began, written, server["restartCount"], load)
 
     def _wait(self, name: str, release: str) -> None:
         end = time.monotonic() + READY_S
@@ -196,7 +200,8 @@ def rounds(bench: Bench, runs: int, minutes: float) -> Iterator[Started]:
                 started = bench.pod(mode, artifact, case, turn)
                 say(
                     f"round {turn + 1}: {mode}, {case}: server after {started.started_s:.1f} s, "
-                    f"ready after {started.ready_s:.1f} s, {started.written_bytes / GIB:.2f} GiB written"
+                    f"ready after {started.ready_s:.1f} s, {started.written_bytes / GIB:.2f} GiB written, "
+                    f"{started.restarts} restarts"
                 )
                 yield started
             bench.forget(mode)
