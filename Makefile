@@ -41,7 +41,7 @@ test: setup ## Lint, unit, integration and end-to-end tests, with minutes per pa
 test-full: setup ## `test`, and the slow ones: crashes of the cluster, set-up on a bare PATH
 	@$(PYTHON) -m tests.run --full
 
-unit: setup ## Unit tests alone, about a minute
+unit: setup ## Unit tests alone, about two minutes
 	@$(PYTEST) -n auto tests/unit
 
 integration: setup ## Against real MinIO, kube-apiserver with KServe admission, Airflow's API server
