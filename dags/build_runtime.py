@@ -9,6 +9,7 @@ from airflow.sdk import DAG
 from airfreight_airflow.form import runtime_params
 from airfreight_airflow.macros import RequestMacros
 from airfreight_airflow.operators import DEPLOYER, IMAGE_BUILDER, AirfreightPodOperator
+from airfreight_airflow.task_defaults import TASK_DEFAULTS
 
 DOCS = """
 Builds the image of a model server, without weights, from a Containerfile, and names it by its digest in a new ServingRuntime. A runtime is
@@ -42,14 +43,7 @@ with DAG(
     tags=["airfreight", "serve"],
     params=runtime_params(),
     user_defined_macros={"airfreight": RequestMacros},
-    default_args={
-        "owner": "airfreight",
-        "retries": 2,
-        "retry_delay": timedelta(seconds=20),
-        "retry_exponential_backoff": 2.0,
-        "max_retry_delay": timedelta(minutes=5),
-        "execution_timeout": timedelta(minutes=15),
-    },
+    default_args=TASK_DEFAULTS,
 ) as dag:
     build_image = AirfreightPodOperator(
         task_id="build_image",

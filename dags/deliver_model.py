@@ -24,6 +24,7 @@ from airfreight_airflow.reports import write_report
 from airfreight_airflow.resolving import ResolveOperator, off_the_way, split_pods
 from airfreight_airflow.sensors import ReleaseReadySensor
 from airfreight_airflow.staging import CreateVolumeOperator, RemoveVolumeOperator
+from airfreight_airflow.task_defaults import TASK_DEFAULTS
 
 DOCS = """
 Carries one version of one model from the Hugging Face hub into S3, into a registry as an image, or into both; serves it with KServe and
@@ -79,14 +80,7 @@ with DAG(
     user_defined_macros={"airfreight": RequestMacros, "gates": GateMacros, "run_name": run_name},
     on_success_callback=announce_end,
     on_failure_callback=announce_failure,
-    default_args={
-        "owner": "airfreight",
-        "retries": 2,
-        "retry_delay": timedelta(seconds=20),
-        "retry_exponential_backoff": 2.0,
-        "max_retry_delay": timedelta(minutes=5),
-        "execution_timeout": timedelta(minutes=15),
-    },
+    default_args=TASK_DEFAULTS,
 ) as dag:
     # What every copy of this run says: which files, and why those that can run code are taken.
     files = [

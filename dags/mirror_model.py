@@ -10,6 +10,7 @@ from airfreight_airflow.form import mirror_params
 from airfreight_airflow.macros import RequestMacros
 from airfreight_airflow.operators import PUBLISHER, AirfreightPodOperator
 from airfreight_airflow.resolving import ResolveOperator
+from airfreight_airflow.task_defaults import TASK_DEFAULTS
 
 DOCS = """
 Carries one published version of a model to another place: registry to registry (the same image, its digest unchanged), bucket to
@@ -47,14 +48,7 @@ with DAG(
     tags=["airfreight", "publish"],
     params=mirror_params(),
     user_defined_macros={"airfreight": RequestMacros},
-    default_args={
-        "owner": "airfreight",
-        "retries": 2,
-        "retry_delay": timedelta(seconds=20),
-        "retry_exponential_backoff": 2.0,
-        "max_retry_delay": timedelta(minutes=5),
-        "execution_timeout": timedelta(minutes=15),
-    },
+    default_args=TASK_DEFAULTS,
 ) as dag:
     files = [
         *("--allow", "{{ airfreight.allow(params) }}"),

@@ -9,6 +9,7 @@ from airflow.sdk import DAG, CronTriggerTimetable, Param, TriggerRule, task
 
 from airfreight_airflow.macros import RequestMacros
 from airfreight_airflow.operators import PUBLISHER, AirfreightPodOperator
+from airfreight_airflow.task_defaults import TASK_DEFAULTS
 from airfreight_airflow.windows_refresh import (
     DELIVER_DAG,
     JUDGE_TASK,
@@ -56,14 +57,7 @@ with DAG(
         )
     },
     user_defined_macros={"airfreight": RequestMacros},
-    default_args={
-        "owner": "airfreight",
-        "retries": 2,
-        "retry_delay": timedelta(seconds=20),
-        "retry_exponential_backoff": 2.0,
-        "max_retry_delay": timedelta(minutes=5),
-        "execution_timeout": timedelta(minutes=15),
-    },
+    default_args=TASK_DEFAULTS,
 ) as dag:
     look = AirfreightPodOperator(
         task_id=LOOK_TASK, role=PUBLISHER, arguments=["tips", *tracked_sources()], pre_execute=skip_without_sources

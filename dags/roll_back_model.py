@@ -9,6 +9,7 @@ from airflow.sdk import DAG, Param
 from airfreight_airflow.gating import RELEASER, announce_end, announce_failure, run_name
 from airfreight_airflow.macros import RequestMacros
 from airfreight_airflow.promoting import AnnouncingOperator
+from airfreight_airflow.task_defaults import TASK_DEFAULTS
 
 DOCS = """
 Makes an earlier release of a model live again, exactly as it was: the same artifact, the same InferenceService, the same ServingRuntime, which is put back too where
@@ -70,13 +71,7 @@ with DAG(
     user_defined_macros={"airfreight": RequestMacros, "run_name": run_name},
     on_success_callback=announce_end,
     on_failure_callback=announce_failure,
-    default_args={
-        "owner": "airfreight",
-        "retries": 2,
-        "retry_delay": timedelta(seconds=20),
-        "retry_exponential_backoff": 2.0,
-        "max_retry_delay": timedelta(minutes=5),
-    },
+    default_args=TASK_DEFAULTS,
 ) as dag:
     roll_back = AnnouncingOperator(
         task_id="roll_back",

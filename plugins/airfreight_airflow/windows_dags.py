@@ -17,6 +17,7 @@ from airfreight.catalog import Broken, survey_file
 from airfreight.durations import words
 from airfreight_airflow.macros import RequestMacros
 from airfreight_airflow.operators import DEPLOYER, VALIDATOR, AirfreightPodOperator
+from airfreight_airflow.task_defaults import TASK_DEFAULTS
 from airfreight_airflow.windows_assets import model_asset
 from airfreight_airflow.windows_keeper import OPEN_TASK, PING_TASK, WATCH_TASK, Served
 from airfreight_airflow.windows_operators import (
@@ -41,15 +42,6 @@ LONG = timedelta(days=370)
 """A window has no end but its own: a woken model may be asked for a year."""
 READY = timedelta(minutes=75)
 DOWN = timedelta(minutes=15)
-
-DEFAULT_ARGS = {
-    "owner": "airfreight",
-    "retries": 2,
-    "retry_delay": timedelta(seconds=20),
-    "retry_exponential_backoff": 2.0,
-    "max_retry_delay": timedelta(minutes=5),
-    "execution_timeout": timedelta(minutes=15),
-}
 
 
 def window_dags(catalog: Path, docs: str) -> dict[str, DAG]:
@@ -87,7 +79,7 @@ def window_dag(served: Served, docs: str) -> DAG:
         tags=["airfreight", "serve", "windows", *(["broken"] if served.broken else [])],
         params=_params(),
         user_defined_macros={"airfreight": RequestMacros},
-        default_args=DEFAULT_ARGS,
+        default_args=TASK_DEFAULTS,
     ) as dag:
         _tasks(served)
     return dag
