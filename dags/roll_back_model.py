@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG
 
+from airfreight_airflow.form import roll_back_params
 from airfreight_airflow.gating import RELEASER, announce_end, announce_failure, run_name
 from airfreight_airflow.macros import RequestMacros
 from airfreight_airflow.promoting import AnnouncingOperator
@@ -37,37 +38,7 @@ with DAG(
     max_active_runs=4,
     dagrun_timeout=timedelta(hours=4),
     tags=["airfreight", "serve"],
-    params={
-        "name": Param(
-            "acme-pong",
-            type="string",
-            minLength=1,
-            maxLength=63,
-            title="Service name",
-            description="Name of the InferenceService.",
-        ),
-        "namespace": Param(
-            "",
-            type=["null", "string"],
-            title="Namespace",
-            description="Where the model is served. Empty: the site's default.",
-        ),
-        "release": Param(
-            "previous",
-            type="string",
-            pattern="^(previous|[0-9a-f]{12})$",
-            title="Release",
-            description="Its 12 hex digits, or previous: the one that was live last before.",
-            examples=["previous"],
-        ),
-        "reason": Param(
-            "",
-            type=["null", "string"],
-            maxLength=500,
-            title="Reason",
-            description="Kept in the ledger, for whoever looks at this model next.",
-        ),
-    },
+    params=roll_back_params(),
     user_defined_macros={"airfreight": RequestMacros, "run_name": run_name},
     on_success_callback=announce_end,
     on_failure_callback=announce_failure,

@@ -13,7 +13,7 @@ from airflow.sdk import Param
 
 from airfreight.prechecks import REASON_LENGTH
 from airfreight.serving import Serving
-from airfreight_airflow.form_fields import choice, from_schema, lines
+from airfreight_airflow.form_fields import choice, from_schema, lines, optional_text
 from airfreight_airflow.form_gates import gate_params, target_params
 from airfreight_airflow.route import BUILDERS, DELIVERIES, DESTINATIONS, PODS_LIMIT, STAGINGS
 
@@ -39,9 +39,7 @@ def mirror_params() -> dict[str, Param]:
             title="Source",
             description="oci://registry/repository by tag or @sha256 digest, or s3://bucket/prefix/ of one version.",
         ),
-        "destination": Param(
-            "",
-            type=["null", "string"],
+        "destination": optional_text(
             maxLength=500,
             title="Destination",
             description="A root, oci://registry/path/ or s3://bucket/root/, or one repository, oci://registry/name. "
@@ -56,9 +54,7 @@ def mirror_params() -> dict[str, Param]:
 def runtime_params() -> dict[str, Param]:
     """The params of `build_runtime`."""
     return {
-        "image": Param(
-            "",
-            type=["null", "string"],
+        "image": optional_text(
             maxLength=300,
             title="Image",
             description="Where the image goes, oci://registry/repository or with :tag. "
@@ -71,23 +67,17 @@ def runtime_params() -> dict[str, Param]:
             title="Template",
             description="Template of the ServingRuntime that will name the image by its digest.",
         ),
-        "namespace": Param(
-            "",
-            type=["null", "string"],
+        "namespace": optional_text(
             title="Namespace",
             description="Where the ServingRuntime is applied. Empty: the site's default.",
             examples=["models"],
         ),
-        "containerfile": Param(
-            "",
-            type=["null", "string"],
+        "containerfile": optional_text(
             title="ConfigMap with the Containerfile",
             description="Name of a ConfigMap (key: Containerfile, beside it the files it copies) in the builder's "
             "namespace. Empty: the context in the builder image.",
         ),
-        "context": Param(
-            "",
-            type=["null", "string"],
+        "context": optional_text(
             title="Context in the builder image",
             description="A directory of the site's builder image with a Containerfile, instead of a ConfigMap. "
             "Empty: the one that Airfreight ships.",
@@ -101,6 +91,37 @@ def runtime_params() -> dict[str, Param]:
             "One KEY=VALUE per line: an environment variable (VLLM_LOGGING_LEVEL=DEBUG) or argument "
             "(max-model-len=8192); each set of them gives another runtime.",
             section="Runtime",
+        ),
+    }
+
+
+def roll_back_params() -> dict[str, Param]:
+    """The params of `roll_back_model`."""
+    return {
+        "name": Param(
+            "acme-pong",
+            type="string",
+            minLength=1,
+            maxLength=63,
+            title="Service name",
+            description="Name of the InferenceService.",
+        ),
+        "namespace": optional_text(
+            title="Namespace",
+            description="Where the model is served. Empty: the site's default.",
+        ),
+        "release": Param(
+            "previous",
+            type="string",
+            pattern="^(previous|[0-9a-f]{12})$",
+            title="Release",
+            description="Its 12 hex digits, or previous: the one that was live last before.",
+            examples=["previous"],
+        ),
+        "reason": optional_text(
+            maxLength=500,
+            title="Reason",
+            description="Kept in the ledger, for whoever looks at this model next.",
         ),
     }
 
@@ -130,15 +151,11 @@ def _essentials(model: str) -> dict[str, Param]:
             description="Branch, tag or commit. It is resolved to a commit before a byte moves. Empty: main.",
             examples=["main"],
         ),
-        "name": Param(
-            "",
-            type=["null", "string"],
+        "name": optional_text(
             title="Service name",
             description="Name of the InferenceService. Empty: derived from the model, e.g. acme-pong.",
         ),
-        "namespace": Param(
-            "",
-            type=["null", "string"],
+        "namespace": optional_text(
             title="Namespace",
             description="Where the model is served. Empty: the site's default.",
             examples=["models"],
@@ -207,9 +224,7 @@ def _delivery() -> dict[str, Param]:
 
 def _source() -> dict[str, Param]:
     return {
-        "hub_secret": Param(
-            "",
-            type=["null", "string"],
+        "hub_secret": optional_text(
             section="Source",
             title="Secret with the hub token",
             description="Name of a Secret (key: token) in the workers' namespace, for gated models. Empty: the site's. "
@@ -235,9 +250,7 @@ def _patterns() -> dict[str, Param]:
 
 
 def _allow_unsafe() -> Param:
-    return Param(
-        "",
-        type=["null", "string"],
+    return optional_text(
         section="Source",
         maxLength=REASON_LENGTH,
         title="Take files that can run code, because",

@@ -21,6 +21,15 @@ def choice(title: str, description: str, choices: tuple[str, ...], empty: str, s
     )
 
 
+def optional_text(**schema: Any) -> Param:
+    """A line of text that may be left empty; an emptied field arrives as null.
+
+    Args:
+        schema: title, description, section and what else a form knows of a text.
+    """
+    return Param("", type=["null", "string"], **schema)
+
+
 def lines(title: str, description: str, section: str = "Source") -> Param:
     """A list, one item per line."""
     items = {"type": "string"}
