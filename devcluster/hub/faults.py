@@ -150,11 +150,12 @@ class Stats:
     """Counters since the start or the last reset. Safe for threads."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
+        self._sending = 0
         self.reset()
 
     def reset(self) -> None:
-        """Set everything to zero."""
+        """Set everything to zero; what is being sent now goes on being counted."""
         with self._lock:
             self._requests: deque[Request] = deque(maxlen=REQUESTS_KEPT)
             self._total = 0
@@ -170,7 +171,24 @@ class Stats:
     def file_opened(self, name: str) -> None:
         """Count one GET that sends content of a file; `name` is `owner/name/path`."""
         with self._lock:
+            self._sending += 1
             self._file_requests[name] += 1
+
+    def file_closed(self) -> None:
+        """Tell that a GET that `file_opened` counted has ended, well or badly."""
+        with self._lock:
+            self._sending -= 1
+            self._lock.notify_all()
+
+    def wait_until_quiet(self, seconds: float = 30.0) -> None:
+        """Return when no content is being sent: a client that was killed may still be owed a chunk.
+
+        Raises:
+            TimeoutError: something is still being sent after so many seconds.
+        """
+        with self._lock:
+            if not self._lock.wait_for(lambda: not self._sending, seconds):
+                raise TimeoutError(f"{self._sending} files are still being sent after {seconds:.0f} s")
 
     def file_sent(self, name: str, sent_bytes: int) -> None:
         """Count content bytes of a file handed to the network."""

@@ -207,8 +207,8 @@ class Handler(Wire):
             return self._send_head(206 if span.partial else 200, headers)
         name = f"{repository.id}/{path}"
         self.hub.stats.file_opened(name)
-        self._send_head(206 if span.partial else 200, headers)
         try:
+            self._send_head(206 if span.partial else 200, headers)
             send_span(
                 self.connection,
                 self.hub.library.blob(file.sha256),
@@ -221,6 +221,8 @@ class Handler(Wire):
         except CutError:
             self.connection.shutdown(socket.SHUT_RDWR)
             raise
+        finally:
+            self.hub.stats.file_closed()
         return None
 
     def _fault_for(self, span: Span) -> Fault | None:

@@ -53,6 +53,7 @@ class Carrier:
     reused: int = 0
     resumed: int = 0
     _under_way: int = 1
+    _failed: threading.Event = field(default_factory=threading.Event)
     _hopeless: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -113,6 +114,8 @@ class Carrier:
 
     def _bring(self, bundle: Bundle, senders: ThreadPoolExecutor) -> HeldError | None:
         """Make the files of a bundle visible in the store; return the error that says who else is at it."""
+        if self._failed.is_set():
+            return None  # the round ends with that failure: nothing new is begun between it and its being noticed
         self.patience.check()
         try:
             if self._reuse(bundle):
@@ -121,6 +124,9 @@ class Carrier:
             self._send_until_it_stays(bundle, senders)
         except HeldError as error:
             return error
+        except BaseException:
+            self._failed.set()
+            raise
         for _ in bundle:
             self.progress.file_done()
         return None

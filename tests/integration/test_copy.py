@@ -391,6 +391,7 @@ def test_a_killed_command_is_simply_run_again(bench: Bench) -> None:
         time.sleep(0.05)
     killed.kill()
     killed.communicate()
+    bench.hub.stats.wait_until_quiet()
     left = bench.objects()
     assert not any(key.endswith(("airfreight.json", "model-00001-of-00003.safetensors")) for key in left)
 
