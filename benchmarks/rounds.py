@@ -214,6 +214,7 @@ class Bench:
         ]
         keys = [prefix + path for prefix in versions for path in job.model.sizes]
         self.bucket.empty(job.root, keys)
+        self.store.purge()
         shutil.rmtree(job.scratch)
 
 
