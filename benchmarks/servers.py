@@ -79,7 +79,6 @@ class Store:
             shutil.rmtree(entry, ignore_errors=True)  # MinIO may be at it too
 
 
-
 def minio_binary() -> Path:
     """The MinIO that the embedded cluster is built with.
 
