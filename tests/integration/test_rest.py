@@ -321,7 +321,7 @@ def test_a_whole_delivery(airflow: Airflow, kube: FakeKube) -> None:
 def promotions(airflow: Airflow, run_id: str) -> list[tuple[str, str]]:
     """Which models' assets a run told of which release."""
     with airflow.api() as api:
-        events = api._get(f"/api/v2/assets/events?source_run_id={quote(run_id)}")["asset_events"]
+        events = api.get(f"/api/v2/assets/events?source_run_id={quote(run_id)}")["asset_events"]
     return [(event["name"], event["extra"]["release"]) for event in events]
 
 
@@ -391,12 +391,12 @@ def assert_no_secret_is_shown(airflow: Airflow, run_id: str) -> None:
     logs = [file.read_text(errors="replace") for file in (airflow.home / "logs").rglob("*.log")]
     assert logs, "there are logs to look at"
     with airflow.api() as api:
-        tasks = api._get(f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances")["task_instances"]
+        tasks = api.get(f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances")["task_instances"]
         texts = [json.dumps(tasks)]
         for row in tasks:
             place = f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/{row['task_id']}/xcomEntries"
-            for entry in api._get(place)["xcom_entries"]:
-                texts.append(json.dumps(api._get(f"{place}/{entry['key']}")))
+            for entry in api.get(place)["xcom_entries"]:
+                texts.append(json.dumps(api.get(f"{place}/{entry['key']}")))
     assert len(texts) > 10, "there are XComs to look at"
     for text in [*logs, *texts]:
         assert airflow.minio.secret_key not in text
