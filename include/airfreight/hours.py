@@ -159,6 +159,11 @@ def next_window(ranges: Sequence[Hours], now: datetime) -> Window | None:
     return None
 
 
+def summary(ranges: Sequence[Hours]) -> str:
+    """Return hours on one line: "08:00-18:00 mon-fri Europe/Berlin, 22:00-02:00 fri Europe/Berlin"."""
+    return ", ".join(f"{one.open}-{one.close} {_words(one.days)} {one.timezone}" for one in ranges)
+
+
 def always_open(ranges: Sequence[Hours]) -> bool:
     """Whether these ranges leave no minute of a week without DST and holidays; then they are no hours."""
     zones = {one.timezone for one in ranges}
@@ -245,6 +250,12 @@ def _days(word: object) -> Iterator[str]:
     begin = DAYS.index(first)
     length = (DAYS.index(last) - begin) % 7 if dash else 0
     yield from (DAYS[(begin + step) % 7] for step in range(length + 1))
+
+
+def _words(days: Sequence[str]) -> str:
+    if len(days) == len(DAYS):
+        return "daily"
+    return f"{days[0]}-{days[-1]}" if len(days) > 2 and " ".join(days) in " ".join(DAYS) else "+".join(days)
 
 
 def _holiday(entry: object) -> date | str:

@@ -2,7 +2,7 @@
 
     the branch is where the live release is      nothing: no byte moves, nothing is written
     it moved                                     deliver_model once, through every gate, at that commit
-    a gate rejected that commit                  not again, until somebody asks for this model, or its entry changes
+    a gate rejected that commit in such a run    not again, until somebody asks for this model, or its entry changes
     the last try failed for a passing cause      again, after 1, 2, 4, … days, under the next number
     a run for it is under way                    nothing
 
@@ -50,7 +50,7 @@ class Seen:
     Args:
         tip: the commit its branch is at; None when the hub did not say, then `problem` says why.
         live: source of the live release, at its commit; None when nothing is live.
-        rejected: why this commit was rejected here; None when it was not.
+        rejected: why a gate rejected this commit as the entry is now; None when none did.
         tries: a try by its run id.
     """
 
@@ -100,6 +100,7 @@ def judge(model: CatalogModel, seen: Seen, now: datetime, *, asked: bool = False
     where = f"{model.revision} moved to {seen.tip[:12]}"
     if last.state in ("queued", "running"):
         return Verdict(model.name, f"{where}, and {run_id(model, seen.tip, number)} is delivering it.")
+    # Airflow forgets runs after a while, the ledger does not: a rejection counts whether or not its run is there.
     refusal = "" if asked else _refusal(seen, number, last, now)
     if refusal:
         return Verdict(model.name, f"{where}, and {refusal}")
@@ -116,6 +117,11 @@ def judge(model: CatalogModel, seen: Seen, now: datetime, *, asked: bool = False
 def run_id(model: CatalogModel, commit: str, number: int) -> str:
     """Return the id of a try."""
     return f"refresh__{model.name}__{commit[:12]}__{entry_digest(model)}__{number}"
+
+
+def is_try_of(run: str, model: CatalogModel, commit: str) -> bool:
+    """Whether a run is a try of this model at this commit with its entry as it is now."""
+    return run.rpartition("__")[0] == run_id(model, commit, 1).rpartition("__")[0]
 
 
 def entry_digest(model: CatalogModel) -> str:
@@ -137,8 +143,7 @@ def _refusal(seen: Seen, number: int, last: Try, now: datetime) -> str:
     if last.state == "success":
         # It was live, and somebody put another release there since: that was meant.
         return "was delivered before; another release is live since, and stays."
-    # A rejection counts for the entry it was tried with: with another digest there is no try yet.
-    if number and seen.rejected is not None:
+    if seen.rejected is not None:
         return f"was rejected ({one_line(seen.rejected, 200).rstrip('.')}); change its entry, or ask for it by name."
     if number and last.ended is not None:
         due = last.ended + min(BACK_OFF * 2 ** (number - 1), LONGEST_BACK_OFF)

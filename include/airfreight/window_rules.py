@@ -5,7 +5,8 @@ one window at a time, kept by one run. Who comes later leaves a note in `current
 and the run that keeps the window heeds the notes when it would end:
 
     hours without idle_after      open until they close, however idle
-    hours with idle_after         open until they close or it was idle for so long, whichever is first
+    hours with idle_after         open until they close or it was idle for so long, whichever is first; the time before
+                                  the opening, in which it is warmed up, is no idle time
     woken by hand                 open until it was idle for idle_after, or for half an hour where there is none; inside
                                   of hours also until these close
     woken inside of a window      the idle clock begins again; at the closing it stays open until it is idle
@@ -29,10 +30,17 @@ DELIVERY_POLL = timedelta(seconds=30)
 
 @dataclass(frozen=True)
 class Terms:
-    """When a window ends: at `closes`, or after `idle_after` without work; None where that does not end it."""
+    """When a window ends: at `closes`, or after `idle_after` without work; None where that does not end it.
+
+    Attributes:
+        not_before: no idleness ends it earlier; None: as soon as it was idle for so long.
+        again: when its terms are to be asked for again; None: these hold.
+    """
 
     closes: datetime | None
     idle_after: timedelta | None
+    not_before: datetime | None = None
+    again: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -51,11 +59,14 @@ class GoOn:
 
 
 def terms(kept: Current, idle_after: timedelta | None, now: datetime) -> Terms:
-    """Return the terms of a window as things stand."""
-    closes = moment(kept.until) if kept.until and moment(kept.until) > now else None
+    """Return the terms of a window as things stand; one whose closing was missed closes at once."""
+    closes = moment(kept.until) if kept.until else None
+    if closes is not None and closes <= now and kept.touched:
+        closes = None  # woken in it: from its closing on it stays until it is idle
     if idle_after is None and closes is None:
         idle_after = WAKE_IDLE
-    return Terms(closes, idle_after)
+    not_before = moment(kept.opens) + idle_after if kept.opens and idle_after else None
+    return Terms(closes, idle_after, not_before if not_before and not_before > now else None)
 
 
 def end(
@@ -76,13 +87,15 @@ def end(
         return GoOn(f"{delivery} is delivering to it", again)
     if because is Closing.IDLE and following.closes is not None and following.idle_after is None:
         return GoOn("its hours want it open", following)
+    if because is Closing.IDLE and following.not_before is not None:
+        return GoOn("its hours have only just begun", following)
     patience = idle_after or WAKE_IDLE
     if kept.touched and now - moment(kept.touched) < patience:
         if because is Closing.IDLE:
             return GoOn("somebody woke it meanwhile", following)
         if following.closes is None:
             return GoOn("somebody woke it meanwhile, so it stays until it is idle", Terms(None, patience))
-    if because is Closing.CLOSING and following.closes is not None:
+    if because is Closing.CLOSING and following.closes is not None and following.closes > now:
         return GoOn("its hours were made longer", following)
     return Stop(because)
 

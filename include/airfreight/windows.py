@@ -103,6 +103,7 @@ class Current:
 
     Attributes:
         window, run: "" when none is open.
+        opens: when these hours open: it is started before, and its idle clock counts from then on; "" likewise.
         until: the hours want it open until then; "" when they do not.
         touched: when somebody last asked for it by hand; its idle clock begins again there.
         closing: the run is stopping the model; who wants it waits for the end of that, and then opens a window.
@@ -110,6 +111,7 @@ class Current:
 
     window: str = ""
     run: str = ""
+    opens: str = ""
     until: str = ""
     touched: str = ""
     closing: bool = False
@@ -294,8 +296,8 @@ def moment(text: str) -> datetime:
 def _noted(now: Current, asked: Current) -> Current:
     if now.closing:
         return now
-    until = max(now.until, asked.until)
-    return replace(now, until=until, touched=max(now.touched, asked.touched))
+    opens, until = max(now.opens, asked.opens), max(now.until, asked.until)
+    return replace(now, opens=opens, until=until, touched=max(now.touched, asked.touched))
 
 
 def _json(value: dict[str, Any]) -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -23,20 +24,21 @@ from airfreight.errors import RequestError, TemporaryError
 from airfreight.hours import Hours
 from airfreight.observation import Observation
 from airfreight.warmup import longest
-from airfreight.window_rules import GoOn, Stop, Terms, end
+from airfreight.window_rules import GoOn, Stop, Terms, end, terms
 from airfreight.windows import Closing, text_of
-from airfreight_airflow.settings import Settings, read_settings
+from airfreight_airflow.settings import read_settings
 from airfreight_airflow.triggers import Release
+from airfreight_airflow.windows_events import Kind, WindowEvent
 from airfreight_airflow.windows_looks import read
 from airfreight_airflow.windows_store import release_ledger, through, window_log
-from airfreight_airflow.windows_triggers import Kind, WatchTrigger, WindowEvent
+from airfreight_airflow.windows_triggers import WatchTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 OPEN_TASK, PING_TASK, WATCH_TASK = "open_window", "ping", "wait_until_idle_or_closing"
 STORE_RETRY = timedelta(seconds=60)
-_ALIVE = ("queued", "running", "restarting")
+_ALIVE, _ENDED = ("queued", "running"), ("success", "failed")
 
 log = logging.getLogger(__name__)
 
@@ -98,13 +100,14 @@ class Keeper:
     """One run at one model.
 
     Args:
-        run_id: of this run; what it keeps is kept under this name.
+        context: Airflow's, of a task of this run; what the run keeps is kept under its id.
     """
 
-    def __init__(self, served: Served, run_id: str, site: Settings | None = None) -> None:
+    def __init__(self, served: Served, context: Context) -> None:
         self.served = served
-        self.run_id = run_id
-        self.site = site or read_settings()
+        self.run_id = str(context["run_id"])
+        self.is_over: Callable[[str], bool] = lambda run: is_over(context, run)
+        self.site = read_settings()
         self.namespace = self.site.target_namespace
         self.log = window_log(self.site, self.namespace, served.name)
 
@@ -124,21 +127,26 @@ class Keeper:
         return asyncio.run(read(hook, Release(self.served.name, self.namespace, "")))
 
     def delivery(self) -> str | None:
-        """Return the run that is delivering to the model now, or None."""
-        with through(self.site):
-            return release_ledger(self.site, self.namespace, self.served.name).holder()
+        """Return the run that is delivering to the model now, or None.
 
-    def watch(self, terms: Terms, give_up_at: float | None = None) -> WatchTrigger:
+        A run that failed so badly that it could not let the model go holds it for hours, and delivers nothing.
+        """
+        with through(self.site):
+            holder = release_ledger(self.site, self.namespace, self.served.name).holder()
+        return None if holder is None or self.is_over(holder) else holder
+
+    def watch(self, under: Terms, give_up_at: float | None = None) -> WatchTrigger:
         """Return the trigger that waits for the end of a window under these terms."""
-        closes = terms.closes.timestamp() if terms.closes else None
-        idle_after_s = terms.idle_after.total_seconds() if terms.idle_after else None
-        log.info("%s is open %s.", self.served.name, _terms_words(terms))
+        idle_after_s = under.idle_after.total_seconds() if under.idle_after else None
+        log.info("%s is open %s.", self.served.name, _terms_words(under))
         return WatchTrigger(
             name=self.served.name,
             namespace=self.namespace,
             cluster_conn_id=self.site.cluster_conn_id,
-            closes=closes,
+            closes=_unix(under.closes),
             idle_after_s=idle_after_s,
+            idle_not_before=_unix(under.not_before),
+            again_at=_unix(under.again),
             give_up_at=give_up_at,
             **poll_of(idle_after_s),
         )
@@ -158,6 +166,8 @@ class Keeper:
                 return Outcome(True, Closing.NEVER_READY, event.sentence, {"because": "closing", "drain_s": 0})
             case Kind.IDLE | Kind.CLOSING:
                 return self._judge_end(event)
+            case Kind.AGAIN:
+                return self._ask_again()
         raise TemporaryError(event.sentence or "The wait ended without a reason.")
 
     def _judge_end(self, event: WindowEvent) -> Outcome | GoOn:
@@ -166,23 +176,47 @@ class Keeper:
         try:
             kept = self.log.current()
             if kept.run != self.run_id:
-                return Outcome(False, Closing.FAILED, f"Another run ({kept.run or 'none'}) keeps the window now.")
+                return _lost_to(kept.run)
             found = end(because, kept, self.served.idle_after, now, self.delivery())
             if isinstance(found, Stop) and self.log.close(self.run_id, kept) is None:
                 return self._judge_end(event)
         except TemporaryError as error:
-            # Without the notes of others nothing is stopped; the store comes back.
-            return GoOn(f"the store cannot be asked ({error.message})", Terms(now + STORE_RETRY, None))
+            # Without the notes of others nothing is stopped; the store comes back. An idle model may be asked something
+            # until then, so idleness is judged anew; hours that are over stay over.
+            later = now + STORE_RETRY
+            under = Terms(None, None, again=later) if because is Closing.IDLE else Terms(later, None)
+            return GoOn(f"the store cannot be asked ({error.message})", under)
         if isinstance(found, GoOn):
             return found
         ask = {"because": "idle", "evidence": event.evidence} if because is Closing.IDLE else {"because": "closing"}
         return Outcome(True, because, event.sentence, ask)
+
+    def _ask_again(self) -> Outcome | GoOn:
+        now = datetime.now(tz=UTC)
+        try:
+            kept = self.log.current()
+        except TemporaryError as error:
+            again = Terms(None, None, again=now + STORE_RETRY)
+            return GoOn(f"the store cannot be asked ({error.message})", again)
+        if kept.run != self.run_id:
+            return _lost_to(kept.run)
+        return GoOn("the store answers again", terms(kept, self.served.idle_after, now))
 
 
 def is_alive(context: Context, dag_id: str, run_id: str) -> bool:
     """Whether a run of a DAG still goes on; one that was deleted does not."""
     ti: Any = context["ti"]
     return bool(ti.get_dr_count(dag_id=dag_id, run_ids=[run_id], states=list(_ALIVE)))
+
+
+def is_over(context: Context, holder: str) -> bool:
+    """Whether a run that the release ledger names, as `dag/run`, is one of this Airflow and has ended.
+
+    One that this Airflow does not know may be another's, or a person's, and may go on.
+    """
+    dag_id, _, run_id = holder.partition("/")
+    ti: Any = context["ti"]
+    return bool(run_id and ti.get_dr_count(dag_id=dag_id, run_ids=[run_id], states=list(_ENDED)))
 
 
 def failed_tasks(context: Context) -> list[str]:
@@ -198,7 +232,16 @@ def poll_of(idle_after_s: float | None) -> dict[str, float]:
     return {"poll_s": 10.0 if idle_after_s is None else max(2.0, min(10.0, idle_after_s / 10))}
 
 
-def _terms_words(terms: Terms) -> str:
-    parts = [f"until {terms.closes:%Y-%m-%d %H:%M:%S} UTC"] if terms.closes else []
-    parts += [f"until it is idle for {words(terms.idle_after.total_seconds())}"] if terms.idle_after else []
-    return " or ".join(parts)
+def _lost_to(run: str) -> Outcome:
+    return Outcome(False, Closing.FAILED, f"Another run ({run or 'none'}) keeps the window now.")
+
+
+def _unix(time: datetime | None) -> float | None:
+    return None if time is None else time.timestamp()
+
+
+def _terms_words(under: Terms) -> str:
+    parts = [f"until {under.closes:%Y-%m-%d %H:%M:%S} UTC"] if under.closes else []
+    since = f", at the earliest at {under.not_before:%H:%M:%S} UTC" if under.not_before else ""
+    parts += [f"until it is idle for {words(under.idle_after.total_seconds())}{since}"] if under.idle_after else []
+    return " or ".join(parts) or "until the store can be asked"

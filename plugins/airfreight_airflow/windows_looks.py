@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from aiohttp import ClientError
 from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
 from kubernetes_asyncio import client as async_client
 from kubernetes_asyncio.client.exceptions import ApiException
@@ -21,6 +22,9 @@ from airfreight.pod_rules import SERVER_CONTAINER
 from airfreight.watching import Page, readable, replica, serving_pods, wanted_replicas
 from airfreight_airflow.triggers import Release, observe
 
+OBJECTS_S = 30.0
+"""For all objects of a model; whoever waits for an API server that hangs misses its closing."""
+
 
 async def read(hook: AsyncKubernetesHook, wanted: Release) -> Observation:
     """Read what there is of a model.
@@ -29,14 +33,15 @@ async def read(hook: AsyncKubernetesHook, wanted: Release) -> Observation:
         RequestError: the connection may not read what it must (401, 403).
         TemporaryError: the cluster does not answer.
     """
-    async with _answering(hook, wanted), hook.get_conn() as connection:
+    async with _answering(hook, wanted), hook.get_conn() as connection, asyncio.timeout(OBJECTS_S):
         return await observe(connection, wanted)
 
 
 async def look_at(hook: AsyncKubernetesHook, wanted: Release) -> tuple[Observation, Look]:
     """Read what there is of a model, its pods' metrics too; raises as `read` does."""
     async with _answering(hook, wanted), hook.get_conn() as connection:
-        seen = await observe(connection, wanted)
+        async with asyncio.timeout(OBJECTS_S):
+            seen = await observe(connection, wanted)
         pods = serving_pods(seen.pods)
         pages = await asyncio.gather(*(_page(connection, pod) for pod in pods))
     return seen, _look(pods, pages, wanted_replicas(seen.deployment))
@@ -59,7 +64,7 @@ async def _page(connection: async_client.ApiClient, pod: Any) -> Page | None:
         return Page(0, str(error), 0.0)
     except TimeoutError:
         return Page(0, f"no whole answer within {PAGE_S:.0f} s", time.monotonic() - begun)
-    except (ApiException, OSError) as error:
+    except (ApiException, ClientError, OSError) as error:
         reason = getattr(error, "reason", None) or str(error) or type(error).__name__
         return Page(getattr(error, "status", None) or 0, " ".join(str(reason).split())[:200], time.monotonic() - begun)
     return Page(status, text, time.monotonic() - begun)
@@ -90,5 +95,6 @@ async def _answering(hook: AsyncKubernetesHook, wanted: Release) -> AsyncIterato
                 f"({error.status} {error.reason}): apply the roles of include/kubernetes to that namespace."
             ) from error
         raise TemporaryError(f"the cluster answered {error.status} {error.reason}") from error
-    except (OSError, TimeoutError) as error:  # aiohttp's connection errors are OSErrors
-        raise TemporaryError(f"the cluster does not answer ({error or type(error).__name__})") from error
+    # A server that hangs up in the middle is no OSError to aiohttp, and one that answers HTML is a ValueError.
+    except (ClientError, OSError, TimeoutError, ValueError) as error:
+        raise TemporaryError(f"the cluster does not answer ({str(error) or type(error).__name__})") from error

@@ -18,9 +18,9 @@ from airfreight.window_rules import GoOn, Terms, terms
 from airfreight.windows import Closing
 from airfreight_airflow import failures
 from airfreight_airflow.operators import DEPLOYER, AirfreightPodOperator
+from airfreight_airflow.windows_events import Kind, WindowEvent
 from airfreight_airflow.windows_keeper import OPEN_TASK, PING_TASK, WATCH_TASK, Keeper, Served, failed_tasks
 from airfreight_airflow.windows_sensors import ASKED_IDLE, OPEN, ending
-from airfreight_airflow.windows_triggers import Kind, WindowEvent
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -57,7 +57,7 @@ class StopModelOperator(AirfreightPodOperator):
     def seen(self, context: Context, event: dict[str, Any]) -> Any:
         """Back from waiting once more for the end of the window."""
         with ending(context):
-            found = Keeper(self.served, context["run_id"]).judge(WindowEvent.from_event(event))
+            found = Keeper(self.served, context).judge(WindowEvent.from_event(event))
         if isinstance(found, GoOn):
             return self._watch(context, found.reason)
         result = found.result()
@@ -83,7 +83,7 @@ class StopModelOperator(AirfreightPodOperator):
     def _watch(self, context: Context, reason: str) -> Any:
         self.log.info("%s stays open: %s.", self.served.name, reason)
         with ending(context):
-            keeper = Keeper(self.served, context["run_id"])
+            keeper = Keeper(self.served, context)
             # A run that was only asked to stop keeps no window.
             kept = keeper.log.reopen(keeper.run_id)
             asked = Terms(None, ASKED_IDLE)
@@ -105,7 +105,7 @@ def record_window(served: Served) -> dict[str, Any]:
     result: dict[str, Any] = {}
     try:
         if opened and opened["action"] == OPEN:
-            keeper = Keeper(served, context["run_id"])
+            keeper = Keeper(served, context)
             record = keeper.log.update(str(opened["window"]), **_changes(context, failed))
             keeper.log.let_go(keeper.run_id)
             result = {"window": record.window, "closed_because": record.closed_because,

@@ -12,16 +12,19 @@ from airflow.sdk import get_current_context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airfreight.catalog import CATALOG, CatalogModel, survey_file
-from airfreight.errors import AirfreightError, RequestError
-from airfreight.refresh import Seen, Try, Verdict, judge, source_of, tracked
+from airfreight.errors import AirfreightError, GateError, IntegrityError, RequestError
+from airfreight.ledger_rules import Event
+from airfreight.refresh import Seen, Try, Verdict, is_try_of, judge, source_of, tracked
 from airfreight.serving import nearest
 from airfreight_airflow import failures
+from airfreight_airflow.promoting import GATED
 from airfreight_airflow.settings import Settings, read_settings
 from airfreight_airflow.windows_keeper import failed_tasks
 from airfreight_airflow.windows_store import release_ledger, through
 
 DELIVER_DAG = "deliver_model"
 LOOK_TASK, JUDGE_TASK = "look", "judge"
+_FOR_GOOD = (RequestError.exit_code, IntegrityError.exit_code, GateError.exit_code)
 
 log = logging.getLogger(__name__)
 
@@ -89,9 +92,37 @@ def _seen(context: Any, site: Settings, model: CatalogModel, tip: Mapping[str, s
         live = ledger.live()
         rejection = ledger.rejection(source_of(model, commit))
         source = ledger.read(live.release).source if live else None
-    return Seen(
-        commit, live=source, rejected=rejection.cause or "a gate" if rejection else None, tries=_try_of(context)
-    )
+    tries = _try_of(context)
+    return Seen(commit, live=source, rejected=_rejected(context, model, commit, rejection, tries), tries=tries)
+
+
+def _rejected(
+    context: Any, model: CatalogModel, commit: str, rejection: Event | None, tries: Callable[[str], Try]
+) -> str | None:
+    """Why a gate rejected a commit as its entry is now, or None.
+
+    Whatever fails after `deploy` is rolled back and recorded as a rejection, a cluster that was away for an hour as
+    well; which it was, the failed task's exit code says. A delivery by hand says nothing of the entry.
+    """
+    if rejection is None:
+        return None
+    run = rejection.run.removeprefix(f"{DELIVER_DAG}/")
+    if not is_try_of(run, model, commit):
+        return None
+    # Of a run that Airflow has forgotten nobody knows any more; then the ledger's word stands.
+    if tries(run).state is not None and _exit_code(context, run) not in _FOR_GOOD:
+        return None
+    return rejection.cause or "a gate"
+
+
+def _exit_code(context: Any, run: str) -> int | None:
+    """The exit code with which a delivery's gates failed; None when it was ended without one, as by a lost machine."""
+    for task_id in GATED:
+        pulled = context["ti"].xcom_pull(task_ids=task_id, dag_id=DELIVER_DAG, run_id=run, key=failures.FAILURE_KEY)
+        if isinstance(pulled, Mapping):
+            code: int | None = pulled.get("exit_code")
+            return code
+    return None
 
 
 def _refuse_unknown(asked: list[str], models: list[CatalogModel]) -> None:

@@ -13,16 +13,17 @@ from airflow.sdk import BaseSensorOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airfreight.errors import AirfreightError, RequestError
-from airfreight.hours import current
+from airfreight.hours import Window, current
 from airfreight.observation import KubernetesObject, is_stopped
 from airfreight.rendering import service_url
 from airfreight.warmup import expected, lead
 from airfreight.watching import served_name_in
 from airfreight.window_rules import Due, GoOn, Terms, due, terms
-from airfreight.windows import Closing, Current, Opening, Record, moment, text_of, window_id
+from airfreight.windows import Closing, Current, Opening, Record, text_of, window_id
 from airfreight_airflow import failures
+from airfreight_airflow.windows_events import Kind, WindowEvent
 from airfreight_airflow.windows_keeper import OPEN_TASK, PING_TASK, Keeper, Outcome, Served, is_alive
-from airfreight_airflow.windows_triggers import Kind, ModelTrigger, ServingTrigger, StoppedTrigger, WindowEvent
+from airfreight_airflow.windows_triggers import ModelTrigger, ServingTrigger, StoppedTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -51,7 +52,7 @@ class WindowSensor(BaseSensorOperator):
 
     def keeper(self, context: Context) -> Keeper:
         """This run, at its model."""
-        return Keeper(self.served, context["run_id"])
+        return Keeper(self.served, context)
 
 
 class OpenWindowSensor(WindowSensor):
@@ -83,11 +84,17 @@ class OpenWindowSensor(WindowSensor):
         if because is Opening.DELIVERY and is_stopped(service):
             raise AirflowSkipException(f"{self.served.name} was left stopped by its delivery; nothing to watch.")
         cold_starts = keeper.log.cold_starts()
-        opens, until = self._opens_and_until(keeper, because, cold_starts, now)
+        hours = self._hours(keeper, because, cold_starts, now)
         if delivery := keeper.delivery():
             self._wait_until(now + DELIVERY_LAG, f"{delivery} is delivering to it; opening after that")
-        window = window_id(opens, because)
-        asked = Current(window, keeper.run_id, until, "" if because is Opening.HOURS else text_of(now))
+        by_hours = because is Opening.HOURS
+        asked = Current(
+            window_id(hours.opens if hours and by_hours else now, because),
+            keeper.run_id,
+            opens=text_of(hours.opens) if hours else "",
+            until=text_of(hours.closes) if hours else "",
+            touched="" if by_hours else text_of(now),
+        )
         kept = keeper.log.take(asked, lambda run: is_alive(context, self.served.dag_id, run))
         if kept.run != keeper.run_id:
             if kept.closing:
@@ -130,20 +137,17 @@ class OpenWindowSensor(WindowSensor):
             )
         return service
 
-    def _opens_and_until(
-        self, keeper: Keeper, because: Opening, cold_starts: list[float], now: datetime
-    ) -> tuple[datetime, str]:
-        """When the window of this run opens, for its name, and until when the hours want it open."""
+    def _hours(self, keeper: Keeper, because: Opening, cold_starts: list[float], now: datetime) -> Window | None:
+        """The window of the hours that this run keeps open, or None where they want nothing; waits until it starts."""
         if because is not Opening.HOURS:
-            window = current(self.served.hours, now) if self.served.hours else None
-            return now, text_of(window.closes) if window else ""
+            return current(self.served.hours, now) if self.served.hours else None
         wanted = due(self.served.hours, self.served.longest, lead(self.served.warmup, cold_starts), now)
         if wanted is None:
             raise AirflowSkipException(f"{self.served.name} is not to be opened now: its window is over.")
         self._refuse_ended(keeper, wanted)
         if wanted.starts > now:
             self._wait_until(wanted.starts, f"opening at {wanted.window.opens:%Y-%m-%d %H:%M:%S} UTC")
-        return wanted.window.opens, text_of(wanted.window.closes)
+        return wanted.window
 
     def _refuse_ended(self, keeper: Keeper, wanted: Due) -> None:
         record = keeper.log.read(window_id(wanted.window.opens, Opening.HOURS))
@@ -275,12 +279,6 @@ def ending(context: Context) -> Iterator[None]:
         yield
     except AirfreightError as error:
         failures.end_task(context, error)
-
-
-def opened_at(context: Context) -> datetime | None:
-    """When the window of this run was asked for; None where the run opens none."""
-    opened = context["ti"].xcom_pull(task_ids=OPEN_TASK)
-    return moment(opened["requested"]) if opened and "requested" in opened else None
 
 
 def _opened(context: Context) -> dict[str, Any]:

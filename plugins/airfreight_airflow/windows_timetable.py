@@ -14,7 +14,7 @@ from typing import Any
 import pendulum
 from airflow.timetables.base import DagRunInfo, DataInterval, TimeRestriction, Timetable
 
-from airfreight.hours import Hours, Window, current, next_window
+from airfreight.hours import Hours, Window, current, next_window, summary
 
 
 class OpeningsTimetable(Timetable):
@@ -36,7 +36,7 @@ class OpeningsTimetable(Timetable):
     @property
     def summary(self) -> str:
         """The hours on one line, as the UI shows them."""
-        return ", ".join(f"{one.open}-{one.close} {_days(one.days)} {one.timezone}" for one in self.hours)
+        return summary(self.hours)
 
     def serialize(self) -> dict[str, Any]:
         """As JSON, for the serialised DAG."""
@@ -75,12 +75,3 @@ class OpeningsTimetable(Timetable):
                 return fire
             window = next_window(self.hours, window.opens)
         return None
-
-
-def _days(days: Sequence[str]) -> str:
-    return "daily" if len(days) == 7 else f"{days[0]}-{days[-1]}" if _in_a_row(days) else "+".join(days)
-
-
-def _in_a_row(days: Sequence[str]) -> bool:
-    text = "mon tue wed thu fri sat sun"
-    return len(days) > 2 and " ".join(days) in text

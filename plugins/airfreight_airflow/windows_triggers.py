@@ -10,9 +10,7 @@ import asyncio
 import time
 from abc import abstractmethod
 from collections.abc import AsyncIterator
-from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any, cast
 
 from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
@@ -28,6 +26,7 @@ from airfreight.watching import (
     switch_of,
 )
 from airfreight_airflow.triggers import POLL_S, STILL_WAITING_S, Release
+from airfreight_airflow.windows_events import Kind, WindowEvent
 from airfreight_airflow.windows_looks import look_at, read
 
 WATCH_POLL_S = 10.0
@@ -35,54 +34,6 @@ WATCH_SAYS_S, WATCH_LEAST_S = 300.0, 30.0
 """Seconds between two log lines of a window in which nothing changes, and between two at all: it may last for days, and
 a model that is asked now and then changes at every look.
 """
-
-
-class Kind(StrEnum):
-    """What a trigger saw."""
-
-    SERVING = "serving"
-    IDLE = "idle"
-    CLOSING = "closing"
-    STOPPED = "stopped"  # by somebody else
-    GONE = "gone"  # no InferenceService
-    NEVER_READY = "never ready"
-    DOWN = "down"  # stopped, and no pod left
-    LOST = "lost"  # the wait is over without success
-
-
-@dataclass(frozen=True)
-class WindowEvent:
-    """What a trigger tells its sensor.
-
-    Args:
-        kind: what it saw.
-        at: Unix time.
-        sentence: for a person, where there is more to say.
-        exit_code: of the error kind, for `LOST`.
-        evidence: counters of an idle model (`airfreight.idleness.to_json`).
-        ours: for `STOPPED`: Airfreight itself wrote the annotation, in another run.
-    """
-
-    kind: Kind
-    at: float
-    sentence: str = ""
-    exit_code: int = 0
-    evidence: dict[str, list[float]] = field(default_factory=dict)
-    ours: bool = False
-
-    @classmethod
-    def lost(cls, error: AirfreightError) -> WindowEvent:
-        """The event for an error."""
-        return cls(Kind.LOST, time.time(), error.message, error.exit_code)
-
-    def to_event(self) -> TriggerEvent:
-        """As Airflow carries it to the worker: plain JSON."""
-        return TriggerEvent(asdict(self))  # type: ignore[no-untyped-call]
-
-    @classmethod
-    def from_event(cls, event: dict[str, Any]) -> WindowEvent:
-        """Back from what Airflow carried."""
-        return cls(**{**event, "kind": Kind(event["kind"])})
 
 
 class ModelTrigger(BaseTrigger):
@@ -189,6 +140,8 @@ class WatchTrigger(ModelTrigger):
     Args:
         closes: Unix time of the closing; None: idleness alone ends it.
         idle_after_s: seconds; None: only the closing ends it.
+        idle_not_before: Unix time before which no idleness ends it; None: none.
+        again_at: Unix time at which the window's terms are to be asked for again; None: never.
         give_up_at: Unix time at which a model that was not ready at any look is given up; None: never.
     """
 
@@ -199,6 +152,8 @@ class WatchTrigger(ModelTrigger):
         *,
         closes: float | None,
         idle_after_s: float | None,
+        idle_not_before: float | None = None,
+        again_at: float | None = None,
         give_up_at: float | None = None,
         poll_s: float = WATCH_POLL_S,
         **kwargs: Any,
@@ -206,6 +161,8 @@ class WatchTrigger(ModelTrigger):
         super().__init__(poll_s=poll_s, **kwargs)
         self.closes = closes
         self.idle_after_s = idle_after_s
+        self.idle_not_before = idle_not_before
+        self.again_at = again_at
         self.give_up_at = give_up_at
         # A new triggerer begins here with a clock at zero: it saw nothing of what was before.
         self.clock = Clock()
@@ -213,12 +170,19 @@ class WatchTrigger(ModelTrigger):
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """See `ModelTrigger.serialize`."""
         path, arguments = super().serialize()
-        own = {"closes": self.closes, "idle_after_s": self.idle_after_s, "give_up_at": self.give_up_at}
+        own = {
+            "closes": self.closes,
+            "idle_after_s": self.idle_after_s,
+            "idle_not_before": self.idle_not_before,
+            "again_at": self.again_at,
+            "give_up_at": self.give_up_at,
+        }
         return path, {**arguments, **own}
 
     def pause(self, now: float) -> float:
         """Until the next look, or the closing."""
-        return self.poll_s if self.closes is None else max(0.05, min(self.poll_s, self.closes - now))
+        due = [moment - now for moment in (self.closes, self.again_at) if moment is not None]
+        return max(0.05, min([self.poll_s, *due]))
 
     async def look(self, hook: AsyncKubernetesHook) -> WindowEvent | str:
         """See `ModelTrigger.look`."""
@@ -254,12 +218,17 @@ class WatchTrigger(ModelTrigger):
         now = time.time()
         if self.closes is not None and now >= self.closes:
             return WindowEvent(Kind.CLOSING, now)
-        if isinstance(verdict, Idle) and self.idle_after_s is not None and verdict.seconds >= self.idle_after_s:
+        if self.again_at is not None and now >= self.again_at:
+            return WindowEvent(Kind.AGAIN, now)
+        if isinstance(verdict, Idle) and self._long_enough(verdict.seconds, now):
             evidence = to_json(self.clock.evidence or {})
             return WindowEvent(Kind.IDLE, now, f"Idle for {verdict.seconds:.0f} s.", evidence=evidence)
         if self.give_up_at is not None and now >= self.give_up_at:
             return WindowEvent(Kind.NEVER_READY, now, f"{self.wanted.name} never became ready.")
         return None
+
+    def _long_enough(self, seconds: float, now: float) -> bool:
+        return self.idle_after_s is not None and seconds >= self.idle_after_s and now >= (self.idle_not_before or 0.0)
 
     def _said(self, verdict: Verdict) -> str:
         match verdict:

@@ -8,69 +8,61 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-import shutil
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
-import httpx2
 import pytest
 import yaml
+from airflow.providers.standard.triggers.temporal import DateTimeTrigger
+from airflow.sdk import DAG
+from airflow.sdk.exceptions import TaskDeferred
 
-from airfreight.errors import RequestError
+from airfreight.errors import GateError, RequestError
+from airfreight.hours import Hours
 from airfreight.last_look import Ask, Eye
-from airfreight_airflow.windows_triggers import (
-    Kind,
-    ModelTrigger,
-    ServingTrigger,
-    StoppedTrigger,
-    WatchTrigger,
-    WindowEvent,
-)
-from devcluster import addons, tenant
+from airfreight.windows import Current
+from airfreight.windows_store import open_log
+from airfreight_airflow.windows_events import Kind, WindowEvent
+from airfreight_airflow.windows_keeper import Served
+from airfreight_airflow.windows_sensors import OpenWindowSensor
+from airfreight_airflow.windows_triggers import ModelTrigger, ServingTrigger, StoppedTrigger, WatchTrigger
+from devcluster import addons, airflow, tenant
 from devcluster.config import Cluster
-from devcluster.hub.tiny_model import write_model
-from devcluster.light import image
 from devcluster.shell import wait_until
 from tests.full.gate_bench import NAME, SERVED, Bench
+from tests.full.window_clients import GOOD_PAGE, HANG_S, Caller, Client, pods, strange_pod
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 IDLE_AFTER_S = 8.0
 AT_ONCE_S = 8.0
-"""A request is answered or refused within so long, whatever happens to the model; the light server answers in 0.1 s."""
+"""A request by name is answered or refused within so long, whatever happens to the model; the light server answers in
+0.1 s.
+"""
 
 
 @pytest.fixture(scope="module")
-def bench(embedded: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    """A model that serves, delivered as a DAG run delivers it."""
-    image.build(embedded)
-    root = tmp_path_factory.mktemp("windows")
-    write_model(root / "a", padding_mb=1)
-    client, bucket = tenant.store_client(embedded), f"windows-{secrets.token_hex(3)}"
-    client.create_bucket(Bucket=bucket)
-    made = Bench(embedded, bucket, bucket, root / "work")
+def bench(embedded: Cluster, models: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """A model that serves, delivered as a DAG run delivers it, and what Airflow's tasks know of its site."""
+    made = Bench(embedded, models, f"windows-{secrets.token_hex(3)}", tmp_path_factory.mktemp("windows"))
+    store = airflow.site_environment(embedded)["AIRFLOW_CONN_AIRFREIGHT_STORE"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", embedded.store_url)
-        patch.setenv("AWS_ACCESS_KEY_ID", addons.STORE_USER)
-        patch.setenv("AWS_SECRET_ACCESS_KEY", addons.credentials(embedded)["store_password"])
         try:
-            for path in (root / "a").rglob("*"):
-                if path.is_file():
-                    client.upload_file(str(path), bucket, f"acme/pong/a/{path.relative_to(root / 'a').as_posix()}")
             made.make()
             patch.setenv("AIRFLOW_CONN_WINDOWS_TEST", _connection(made))
+            patch.setenv("AIRFLOW_CONN_AIRFREIGHT_STORE", store)
+            patch.setenv("AIRFLOW__AIRFREIGHT__CLUSTER_CONN_ID", "windows_test")
+            patch.setenv("AIRFLOW__AIRFREIGHT__STORE", f"s3://{models}/")
+            patch.setenv("AIRFLOW__AIRFREIGHT__TARGET_NAMESPACE", made.namespace)
             made.deliver("a", "windows-test")
             yield made
         finally:
             made.remove()
-            for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
-                for entry in page.get("Contents", []):
-                    client.delete_object(Bucket=bucket, Key=entry["Key"])
-            client.delete_bucket(Bucket=bucket)
-            shutil.rmtree(root, ignore_errors=True)
 
 
 def _connection(bench: Bench) -> str:
@@ -119,34 +111,6 @@ def start(bench: Bench) -> float:
     return time.monotonic() - begun
 
 
-def pods(bench: Bench) -> list[Any]:
-    selector = f"serving.kserve.io/inferenceservice={NAME}"
-    found = json.loads(bench.kubectl("get", "pods", "-n", bench.namespace, "-l", selector, "-o", "json"))
-    return list(found["items"])
-
-
-@dataclass
-class Caller:
-    """A client that never stops asking, by one address; `calls` are (began, seconds, what came)."""
-
-    url: str
-    calls: list[tuple[float, float, str]] = field(default_factory=list)
-    done: threading.Event = field(default_factory=threading.Event)
-
-    def run(self) -> None:
-        body = {"model": SERVED, "messages": [{"role": "user", "content": "ping"}], "max_tokens": 16}
-        while not self.done.wait(0.1):
-            begun = time.monotonic()
-            try:
-                # A connection of its own for each: one that is kept could outlive its Service.
-                with httpx2.Client(trust_env=False, timeout=60) as client:
-                    answer = client.post(f"{self.url}/v1/chat/completions", json=body)
-                came = "answered" if answer.status_code == 200 else str(answer.status_code)
-            except httpx2.HTTPError as error:
-                came = type(error).__name__
-            self.calls.append((begun, time.monotonic() - begun, came))
-
-
 def test_idle_stop_wake_twice_around(bench: Bench) -> None:
     for _ in range(2):
         event = watch(bench)
@@ -180,28 +144,101 @@ def test_a_client_that_asks_keeps_it_open_until_its_closing(bench: Bench) -> Non
 
 
 def test_nobody_hangs_while_it_stops_and_starts(bench: Bench) -> None:
-    """By the address of the Service before, which is gone when it is stopped, and by that of the one after."""
-    before = Caller(bench.url)
-    thread = threading.Thread(target=before.run)
-    thread.start()
+    """From the node by the addresses of Service and pod, which are gone when it is stopped; from a pod by its name."""
+    [pod] = pods(bench)
+    # Linux tells a client once a second that there is nobody at an address (icmp_ratelimit), not each time it asks.
+    callers = {"service": Caller(bench.url, 2.0), "pod": Caller(f"http://{pod['status']['podIP']}:8080", 2.0)}
+    threads = [threading.Thread(target=caller.run) for caller in callers.values()]
+    client = Client(bench)
     try:
-        wait_until("the first answers", lambda: len(before.calls) >= 3, timeout_s=60)
+        for thread in threads:
+            thread.start()
+        client.start()
+        wait_until("the first answers", lambda: all(len(one.calls) >= 3 for one in callers.values()), timeout_s=60)
+        wait_until("the pod's first answers", lambda: len(client.calls) >= 3, timeout_s=60, poll_s=1)
         stopped = stop(bench)
-        time.sleep(5)  # the calls to an address that nobody has any more are what is looked at
+        time.sleep(10)  # the calls to an address that nobody has any more are what is looked at
         started = start(bench)
         assert bench.chat()
+        asked = time.time()
+        wait_until("the name to answer again", lambda: client.answered_since(asked), timeout_s=60, poll_s=1)
     finally:
-        before.done.set()
-        thread.join()
-    slow = [(round(seconds, 1), came) for _, seconds, came in before.calls if seconds > AT_ONCE_S]
-    outcomes = {
-        came: sum(one == came for _, _, one in before.calls) for came in sorted({c for _, _, c in before.calls})
-    }
-    print(
-        f"stop {stopped:.1f} s, start {started:.1f} s, {outcomes}, slowest {max(s for _, s, _ in before.calls):.1f} s"
-    )
+        for caller in callers.values():
+            caller.done.set()
+        for thread in threads:
+            thread.join()
+        calls = {"name": client.calls, **{by: one.calls for by, one in callers.items()}}
+        client.remove()
+    print(f"stop {stopped:.1f} s, start {started:.1f} s")
+    slow = []
+    for by, made in calls.items():
+        outcomes = {came: sum(one == came for _, _, one in made) for came in sorted({c for _, _, c in made})}
+        print(f"by {by}: {outcomes}, slowest {max(seconds for _, seconds, _ in made):.1f} s")
+        # An address that is gone is refused by the network, in the time that it takes to find nobody there.
+        longest = AT_ONCE_S if by == "name" else HANG_S
+        late = [(by, round(seconds, 1), came) for _, seconds, came in made if seconds >= longest or "Timeout" in came]
+        # A pod that is gone cannot refuse: where the network is silent about its address, connecting ends by the client's
+        # own time. Whoever was connected is answered or refused.
+        slow += [one for one in late if by != "pod" or one[2] != "ConnectTimeout"]
+        assert "answered" in outcomes and len(outcomes) > 1, f"by {by} nobody noticed that it stopped"
     assert not slow
-    assert "answered" in outcomes
+
+
+def test_a_window_opens_during_a_delivery_that_fails(bench: Bench) -> None:
+    """It opens when the delivery has put back what was live, and serves that; nothing of the bad release is left."""
+    served = Served(NAME, hours=_open_now(), warmup="2m")
+    with DAG(served.dag_id, schedule=None):
+        sensor = OpenWindowSensor(task_id="open_window", served=served)
+    context: Any = {
+        "ti": SimpleNamespace(xcom_push=lambda key, value: None), "run_id": "scheduled__1", "params": {},
+        "dag": sensor.dag, "dag_run": SimpleNamespace(run_type="scheduled", conf={}),
+    }  # fmt: skip
+    stop(bench)
+    live = bench.ledger.live()
+    with ThreadPoolExecutor(1) as elsewhere:
+        delivery = elsewhere.submit(bench.deliver, "broken", "bad-b")
+        wait_until("the delivery to hold the model", lambda: bench.ledger.holder() == "bad-b", timeout_s=60, poll_s=0.2)
+        with pytest.raises(TaskDeferred) as wait:
+            sensor.execute(context)
+        assert isinstance(wait.value.trigger, DateTimeTrigger)
+        assert open_log(f"s3://{bench.bucket}/", bench.namespace, NAME).current() == Current()
+        assert isinstance(delivery.exception(timeout=400), GateError), "the model crashes"
+    opened = sensor.go_on(context)
+    assert (opened["action"], opened["because"], opened["found"]) == ("open", "hours", "stopped"), opened
+    start(bench)
+    assert bench.chat() == "pong from A"
+    assert bench.ledger.live() == live and bench.ledger.holder() is None
+
+
+def _open_now() -> tuple[Hours, ...]:
+    now = datetime.now(tz=UTC)
+    opens, closes = (f"{now + timedelta(minutes=minutes):%H:%M}" for minutes in (-5, 60))
+    return (Hours(open=opens, close=closes, timezone="UTC"),)
+
+
+@pytest.mark.parametrize(
+    ("page", "reason"),
+    [
+        ("hang", "its metrics cannot be read ("),
+        (GOOD_PAGE.replace(" 0.0", " NaN"), "its metrics say vllm:num_requests_running is NaN"),
+        ("<html>502 Bad Gateway</html>", "its metrics are something else: '<html>502 Bad Gateway</html>'"),
+        (GOOD_PAGE.replace(SERVED, "acme/ping"), "its metrics speak of the model acme/ping, not of acme/pong"),
+    ],
+)
+def test_a_replica_with_strange_metrics_stops_nothing(bench: Bench, page: str, reason: str) -> None:
+    """One more pod that says it is the model's, as seen through the real API server's proxy."""
+    evidence = {key: tuple(value) for key, value in watch(bench).evidence.items()}
+    name = f"strange-{secrets.token_hex(3)}"
+    addons.apply(bench.cluster, yaml.safe_dump(strange_pod(bench, name, page)))
+    try:
+        bench.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "-n", bench.namespace, "--timeout=60s")
+        assert watch(bench, closes_in=16.0, idle_after_s=3.0).kind is Kind.CLOSING
+        [seen] = [one for one in eye(bench).look().replicas if one.name == name]
+        assert seen.ready and seen.load is None and seen.problem.startswith(reason), seen
+        assert eye(bench).why_not(Ask("idle", evidence))
+    finally:
+        bench.kubectl("delete", "pod", name, "-n", bench.namespace, "--now", "--wait=true")
+    assert watch(bench).kind is Kind.IDLE
 
 
 def test_a_stop_without_the_right_to_it_is_said(bench: Bench) -> None:

@@ -1,15 +1,15 @@
 """`serve_pong` in an Airflow of its own, on the real cluster, with windows of minutes and the light model server.
 
-Hours with two windows are written so that the first opens six minutes from now: it ends by idleness, the second by its
-closing, because somebody asks all the time. Then it is woken by a herd, Airflow is killed in the middle of that window
-and comes back, and the window ends all the same. At last it is stopped while it is woken.
+Hours with two windows are written so that the first opens some five minutes from now: it ends by idleness, the second
+by its closing, because somebody asks all the time. Then it is woken by a herd, Airflow is killed in the middle of that
+window and comes back, and the window ends all the same. At last it is stopped while it is woken. About 25 minutes, most
+of them waiting for the clock.
 """
 
 from __future__ import annotations
 
+import json
 import secrets
-import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -23,22 +23,20 @@ from typing import Any
 
 import pytest
 
-from airfreight.airflow_api import AirflowApi
 from airfreight.cli import main
 from airfreight.errors import AirfreightError
 from airfreight.windows import Record, WindowLog, moment
 from airfreight.windows_store import open_log
-from devcluster import addons, airflow, daemons, tenant
 from devcluster.config import Cluster
-from devcluster.hub.tiny_model import write_model
-from devcluster.light import image
 from devcluster.shell import DevClusterError, wait_until
 from tests.full.gate_bench import NAME, Bench
-from tests.full.test_windows import Caller, pods
+from tests.full.own_airflow import OwnAirflow, own_airflow
+from tests.full.window_clients import Caller, pods
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
-DAG, DAEMON = f"serve_{NAME}", "airflow-windows"
+DAG = f"serve_{NAME}"
+OPEN, PING, WATCH = "open_window", "ping", "wait_until_idle_or_closing"
 MINUTE = timedelta(minutes=1)
 
 
@@ -47,38 +45,13 @@ class Site:
     """An Airflow with one model in its catalog; `opens` and `closes` are those of the two windows of its hours."""
 
     bench: Bench
-    home: Path
-    port: int
+    airflow: OwnAirflow
     opens: list[datetime]
     closes: list[datetime]
 
     @property
     def log(self) -> WindowLog:
         return open_log(f"s3://{self.bench.bucket}/", self.bench.namespace, NAME)
-
-    def api(self) -> AirflowApi:
-        password = addons.credentials(self.bench.cluster)["airflow_password"]
-        return AirflowApi(airflow.url(self.port), user=airflow.USER, password=password)
-
-    def start(self) -> None:
-        environment = {
-            "AIRFREIGHT_CATALOG": str(self.home / "models.yaml"),
-            "AIRFLOW__AIRFREIGHT__STORE": f"s3://{self.bench.bucket}/",
-            "AIRFLOW__AIRFREIGHT__TARGET_NAMESPACE": self.bench.namespace,
-        }
-        airflow.start(self.bench.cluster, environment, home=self.home / "airflow", port=self.port, name=DAEMON)
-        wait_until(f"Airflow to know {DAG}", lambda: self._dag() is not None, timeout_s=180, poll_s=2)
-
-    def kill(self) -> None:
-        daemons.stop(self.bench.cluster, [DAEMON], grace_s=0)
-
-    def _dag(self) -> Any:
-        with self.api() as api:
-            return api.dag(DAG)
-
-    def unpause(self) -> None:
-        with self.api() as api:
-            api._call("PATCH", f"/api/v2/dags/{DAG}", {"is_paused": False})
 
     def wait_for(self, what: str, found: Callable[[Record], bool], timeout_s: float = 600) -> Record:
         """Wait until the newest record is as wanted, and return it."""
@@ -90,51 +63,43 @@ class Site:
         assert record is not None
         return record
 
+    def result(self, run_id: str, task_id: str) -> Any:
+        with self.airflow.api() as api:
+            return api.result(DAG, run_id, task_id)
+
+    def wait_until_watched(self, run_id: str) -> None:
+        """Wait until the model has answered this run's ping, and the wait for the window's end is in the triggerer."""
+
+        def watched() -> bool:
+            with self.airflow.api() as api:
+                tasks = {task.task_id: task.state for task in api.run_summary(DAG, run_id).tasks}
+            return tasks.get(PING) == "success" and tasks.get(WATCH) == "deferred"
+
+        wait_until("the woken model's answer", watched, timeout_s=400, poll_s=3)
+
 
 @pytest.fixture(scope="module")
-def site(embedded: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    image.build(embedded)
+def site(embedded: Cluster, models: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     root = tmp_path_factory.mktemp("windows-airflow")
-    write_model(root / "a", padding_mb=1)
-    client, bucket = tenant.store_client(embedded), f"windows-{secrets.token_hex(3)}"
-    client.create_bucket(Bucket=bucket)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    start = (datetime.now(tz=UTC) + 6 * MINUTE).replace(second=0, microsecond=0)
-    made = Site(Bench(embedded, bucket, bucket, root / "work"), root, port,
-                [start, start + 12 * MINUTE], [start + 9 * MINUTE, start + 16 * MINUTE])  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", embedded.store_url)
-        patch.setenv("AWS_ACCESS_KEY_ID", addons.STORE_USER)
-        patch.setenv("AWS_SECRET_ACCESS_KEY", addons.credentials(embedded)["store_password"])
-        patch.setenv("AIRFREIGHT_AIRFLOW_URL", airflow.url(port))
-        patch.setenv("AIRFREIGHT_AIRFLOW_USER", airflow.USER)
-        patch.setenv("AIRFREIGHT_AIRFLOW_PASSWORD", addons.credentials(embedded)["airflow_password"])
-        try:
-            for path in (root / "a").rglob("*"):
-                if path.is_file():
-                    client.upload_file(str(path), bucket, f"acme/pong/a/{path.relative_to(root / 'a').as_posix()}")
-            made.bench.make()
-            made.bench.deliver("a", "windows-test")
-            made.bench.kubernetes.set_stopped(made.bench.namespace, NAME, True)
-            (root / "models.yaml").write_text(_catalog(made))
-            (root / "airflow").mkdir()
-            made.start()
-            yield made
-        finally:
-            daemons.stop(embedded, [DAEMON], grace_s=20)
-            made.bench.remove()
-            for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
-                for entry in page.get("Contents", []):
-                    client.delete_object(Bucket=bucket, Key=entry["Key"])
-            client.delete_bucket(Bucket=bucket)
-            shutil.rmtree(root, ignore_errors=True)
+    bench = Bench(embedded, models, f"windows-{secrets.token_hex(3)}", root / "work")
+    try:
+        bench.make()
+        bench.deliver("a", "windows-test")
+        bench.kubernetes.set_stopped(bench.namespace, NAME, True)
+        start = (datetime.now(tz=UTC) + 5 * MINUTE).replace(second=0, microsecond=0)
+        opens, closes = [start, start + 6 * MINUTE], [start + 4 * MINUTE, start + 8 * MINUTE]
+        catalog = root / "models.yaml"
+        catalog.write_text(_catalog(opens, closes))
+        with own_airflow(bench, root / "airflow", "airflow-windows", AIRFREIGHT_CATALOG=str(catalog)) as airflow:
+            yield Site(bench, airflow, opens, closes)
+    finally:
+        bench.remove()
 
 
-def _catalog(site: Site) -> str:
+def _catalog(opens: list[datetime], closes: list[datetime]) -> str:
     ranges = "".join(
-        f'      - {{open: "{opens:%H:%M}", close: "{closes:%H:%M}", timezone: UTC}}\n'
-        for opens, closes in zip(site.opens, site.closes, strict=True)
+        f'      - {{open: "{opening:%H:%M}", close: "{closing:%H:%M}", timezone: UTC}}\n'
+        for opening, closing in zip(opens, closes, strict=True)
     )
     return (
         f"models:\n  - name: {NAME}\n    source: hf://acme/pong\n    hours:\n{ranges}"
@@ -144,44 +109,47 @@ def _catalog(site: Site) -> str:
 
 
 def test_1_a_broken_entry_is_shown_and_takes_down_only_itself(site: Site) -> None:
-    with site.api() as api:
-        wait_until("the broken entry", lambda: api.dag("serve_broken") is not None, timeout_s=120, poll_s=2)
-        broken, good = api.dag("serve_broken"), api.dag(DAG)
-    assert broken and good and not broken["has_import_errors"] and not good["has_import_errors"]
-    assert '"soon" is no length of time' in broken["description"]
+    broken, good = site.airflow.wait_for_dag("serve_broken"), site.airflow.wait_for_dag(DAG)
+    site.airflow.unpause(DAG)
+    assert not broken["has_import_errors"] and not good["has_import_errors"]
+    assert '"soon" is no length of time' in broken["description"] and not broken["next_dagrun_run_after"]
     assert good["next_dagrun_run_after"].startswith(f"{site.opens[0] - 2 * MINUTE:%Y-%m-%dT%H:%M}"), "the next opening"
 
 
 def test_2_the_first_window_opens_on_time_and_ends_by_idleness(site: Site) -> None:
-    site.unpause()
-    record = site.wait_for("the first window's end", lambda one: one.is_over, timeout_s=1500)
+    record = site.wait_for("the first window's end", lambda one: one.is_over, timeout_s=900)
     assert (record.because, record.closed_because, record.found) == ("hours", "idle", "stopped"), record
     assert record.window == f"{site.opens[0]:%Y%m%dT%H%M%SZ}-hours"
     late = (moment(record.first_token) - site.opens[0]).total_seconds()
     print(f"cold start {record.cold_start_s} s, first token {late:+.0f} s from the opening, over at {record.stopped}")
+    assert site.opens[0] + MINUTE <= moment(record.stop), "the time before its opening is no idle time"
     assert moment(record.stopped) < site.closes[0]
     assert not pods(site.bench)
 
 
 def test_3_the_second_is_kept_open_by_work_and_ends_by_its_closing(site: Site) -> None:
-    site.wait_for("the second window", lambda one: bool(one.closes) and moment(one.closes) == site.closes[1], 1500)
+    site.wait_for("the second window", lambda one: bool(one.closes) and moment(one.closes) == site.closes[1], 600)
     wait_until("the model to serve", lambda: serves(site), timeout_s=300, poll_s=2)
     caller = Caller(site.bench.url)
     thread = threading.Thread(target=caller.run)
     thread.start()
     try:
-        record = site.wait_for("the second window's end", lambda one: one.is_over, timeout_s=1500)
+        record = site.wait_for("the second window's end", lambda one: one.is_over, timeout_s=600)
     finally:
         caller.done.set()
         thread.join()
     assert record.closed_because == "closing", record
-    assert moment(record.stop) >= site.closes[1]
+    assert moment(record.stop) >= site.closes[1] and not pods(site.bench)
     assert max(seconds for _, seconds, _ in caller.calls) < 15
 
 
-def wake(_: int) -> str:
-    command = [str(Path(sys.executable).with_name("airfreight")), "wake", NAME]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+def wake(_: int) -> dict[str, Any]:
+    command = [str(Path(sys.executable).with_name("airfreight")), "wake", NAME, "--result", "/dev/stdout"]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    words, _, result = said.partition("\n")
+    assert "will probably answer by" in words, said
+    answer: dict[str, Any] = json.loads(result)
+    return answer
 
 
 def serves(site: Site) -> bool:
@@ -195,28 +163,38 @@ def test_4_a_herd_opens_one_window_and_airflow_may_die_in_it(site: Site) -> None
     before = len(site.log.windows())
     with ThreadPoolExecutor(8) as herd:
         said = list(herd.map(wake, range(8)))
-    assert all("will probably answer by" in one for one in said), said
-    with site.api() as api:
-        runs = [run for run in api.runs(DAG) if run["dag_run_id"].startswith("wake__")]
-        assert len(runs) <= 2, runs
-        answered = lambda: any(api.result(DAG, run["dag_run_id"], "ping") for run in runs)  # noqa: E731
-        wait_until("the woken model's answer", answered, timeout_s=600, poll_s=3)
-    site.kill()
+    assert all(moment(one["eta"]) - datetime.now(tz=UTC) < 5 * MINUTE for one in said), said
+    assert len({one["run_id"] for one in said}) <= 2, said
+    record = site.wait_for("the woken window", lambda one: one.because == "wake")
+    site.wait_until_watched(record.run)
+    site.airflow.kill()
     time.sleep(5)  # the model serves without Airflow
     assert site.bench.chat() and not site.newest().is_over
-    site.start()
+    site.airflow.start()
     record = site.wait_for("the end of the woken window", lambda one: one.because == "wake" and one.is_over, 900)
     assert len(site.log.windows()) == before + 1
     assert record.closed_because == "idle" and not pods(site.bench)
 
 
-def test_5_stopped_now_while_it_is_asked(site: Site) -> None:
+def test_5_stopped_now_while_it_is_asked(site: Site, tmp_path: Path) -> None:
+    before = len(site.log.windows())
     assert main(["wake", NAME]) == 0
-    record = site.wait_for("the next window", lambda one: one.because == "wake" and not one.is_over, 300)
-    wait_until("the model to serve", lambda: serves(site), timeout_s=300, poll_s=2)
-    assert main(["stop", NAME, "--now"]) == 0
-    ended = site.wait_for("its end", lambda one: one.is_over, 600)
-    assert ended.window == record.window and ended.closed_because in ("asked", "failed"), ended
+    record = site.wait_for("the next window", lambda one: len(site.log.windows()) > before and not one.is_over, 300)
+    site.wait_until_watched(record.run)
+    caller = Caller(site.bench.url)
+    thread = threading.Thread(target=caller.run)
+    thread.start()
+    try:
+        assert main(["stop", NAME, "--now"]) == 0
+        ended = site.wait_for("its end", lambda one: one.is_over, 600)
+    finally:
+        caller.done.set()
+        thread.join()
+    assert (ended.window, ended.closed_because) == (record.window, "asked"), ended
     wait_until("no pod", lambda: not pods(site.bench), timeout_s=120, poll_s=2)
-    months = main(["report", "--store", f"s3://{site.bench.bucket}/", "--namespace", site.bench.namespace])
-    assert months == 0
+    report = ["report", "--store", f"s3://{site.bench.bucket}/", "--namespace", site.bench.namespace]
+    assert main([*report, "--result", str(tmp_path / "sums")]) == 0
+    months = json.loads((tmp_path / "sums").read_text())["months"]
+    assert sum(one["windows"] for one in months) == 4 and all(one["name"] == NAME for one in months)
+    paid, serving, saved = (sum(one[key] for one in months) for key in ("paid", "serving", "saved"))
+    assert 0 < serving <= paid and saved > 0, months

@@ -246,3 +246,16 @@ def test_list_and_render(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert main([*render, "small", "--artifact", "s3://models/acme/small/v1/"]) == 0
     assert main([*render, "ping"]) == 2
     assert 'The catalog has no model ping; did you mean "pong"?' in capsys.readouterr().err
+
+
+def test_list_says_when_a_model_is_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "models.yaml"
+    hours = '{open: "08:00", close: "18:00", days: mon-fri, timezone: Europe/Berlin}'
+    file.write_text(
+        f"models:\n  - {{name: pong, source: hf://acme/pong, hours: {hours}, idle_after: 30m, refresh: daily}}\n"
+        "  - {name: ping, source: hf://acme/ping}\n"
+    )
+    assert main(["catalog", "list", "--file", str(file)]) == 0
+    pong, ping = capsys.readouterr().out.splitlines()
+    assert pong.endswith("0 GPUs  08:00-18:00 mon-fri Europe/Berlin, idle 30m, refreshed daily")
+    assert ping.endswith("0 GPUs")

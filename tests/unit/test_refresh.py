@@ -15,7 +15,7 @@ from airfreight.catalog import CatalogModel, parse
 from airfreight.errors import TemporaryError
 from airfreight.ledger import Ledger
 from airfreight.ledger_rules import Event, Release, State, Target
-from airfreight.refresh import Seen, Try, conf, judge, run_id, source_of, tracked
+from airfreight.refresh import Seen, Try, conf, is_try_of, judge, run_id, source_of, tracked
 from airfreight_airflow import windows_refresh
 from tests.unit.memory_store import MemoryShelf
 
@@ -73,6 +73,8 @@ def tries(*states: Any) -> Any:
         (Seen(B, rejected="ttft: 9 s, at most 2", tries=tries(Try("failed", NOW - DAY))), False, 0,
          "was rejected (ttft: 9 s, at most 2); change its entry, or ask for it by name."),
         (Seen(B, rejected="ttft", tries=tries(Try("failed", NOW - DAY))), True, 2, "try 2."),
+        # Airflow forgot the run, the ledger did not.
+        (Seen(B, rejected="ttft"), False, 0, "was rejected (ttft); change its entry, or ask for it by name."),
         (Seen(B, tries=tries(Try("failed", NOW - DAY))), False, 2, "delivering it, try 2."),
         (Seen(B, tries=tries(Try("failed", NOW - 3 * DAY), Try("failed", NOW - DAY))), False, 0,
          "try 2 failed; the next is due at 2026-11-23 03:00 UTC."),
@@ -87,10 +89,13 @@ def test_what_is_new_is_delivered_once(seen: Seen, asked: bool, number: int, wor
 
 
 def test_a_changed_entry_is_another_try() -> None:
-    seen = Seen(B, rejected="ttft", tries=tries(Try("failed", NOW)))
+    seen = Seen(B, tries=tries(Try("failed", NOW)))
     changed = PONG.model_copy(update={"serving": PONG.serving.model_copy(update={"gpus": 2})})
     assert not judge(PONG, seen, NOW).run_id
     assert judge(changed, seen, NOW).run_id == run_id(changed, B, 1) != run_id(PONG, B, 1)
+    assert is_try_of(run_id(PONG, B, 12), PONG, B)
+    assert not any(is_try_of(run_id(PONG, B, 1), *other) for other in ((changed, B), (PONG, A)))
+    assert not is_try_of("manual__2026-11-22", PONG, B)
     longer = PONG.model_copy(update={"idle_after": "1h"})
     assert run_id(longer, B, 1) == run_id(PONG, B, 1), "its windows are no part of a delivery"
 
@@ -119,7 +124,9 @@ class Days:
         self.xcoms["look", "tips"] = {source: found}
         ti = SimpleNamespace(
             xcom_push=lambda key, value: self.xcoms.update({("judge", key): value}),
-            xcom_pull=lambda task_ids, key="return_value": self.xcoms.get((task_ids, key)),
+            xcom_pull=lambda task_ids, key="return_value", dag_id="", run_id="": self.xcoms.get(
+                (dag_id, run_id, task_ids, key) if dag_id else (task_ids, key)
+            ),
             get_dr_count=lambda dag_id, run_ids, states=None: int(run_ids[0] in self.runs),
             get_task_states=lambda dag_id, run_ids: {run_ids[0]: self.states},
         )
@@ -142,17 +149,23 @@ class Days:
             self.runs[one["trigger_run_id"]] = SimpleNamespace(state="running", end_date=None)
         return [one["trigger_run_id"] for one in started]
 
-    def ends(self, identity: str, state: str, *, rejected: str = "", live: bool = False) -> None:
+    def ends(
+        self, identity: str, state: str, *, rejected: str = "", live: bool = False, exit_code: int | None = 4
+    ) -> None:
         """A delivery ends, a day before the next look."""
         self.runs[identity] = SimpleNamespace(state=state, end_date=self.now)
+        if exit_code is not None:
+            failure = {"exit_code": exit_code, "message": rejected}
+            self.xcoms["deliver_model", identity, "wait_until_ready", "failure"] = failure
+        by = f"deliver_model/{identity}"
         release = Release(identity.split("__")[2], "s3://x/", source_of(PONG, self.tip), "pong", "rt", {})
         if live or rejected:
-            self.ledger.register(release, Event(State.CANDIDATE, identity))
+            self.ledger.register(release, Event(State.CANDIDATE, by))
         if live:
             now_live = self.ledger.live()
-            self.ledger.promote(release.release, now_live.release if now_live else None, Event(State.LIVE, identity))
+            self.ledger.promote(release.release, now_live.release if now_live else None, Event(State.LIVE, by))
         if rejected:
-            self.ledger.reject(release.release, Event(State.REJECTED, identity, cause=rejected))
+            self.ledger.reject(release.release, Event(State.REJECTED, by, cause=rejected))
 
     def next_day(self) -> None:
         self.now += DAY
@@ -194,6 +207,36 @@ def test_a_branch_that_moves_then_fails_then_moves_again(days: Days) -> None:
             started.append(day)
             days.ends(identity, "failed")
     assert started == [1, 3, 7], "after one, two and four days"
+
+
+def test_what_was_rolled_back_for_a_passing_cause_is_tried_again(days: Days) -> None:
+    (first,) = days.refresh()
+    days.ends(first, "failed", rejected="The cluster does not answer.", exit_code=75)
+    days.next_day()
+    (second,) = days.refresh()
+    assert second == run_id(PONG, A, 2), "the ledger calls it rejected, and no gate did"
+    days.ends(second, "failed", rejected="Task wait_until_ready was ended without a word.", exit_code=None)
+    days.now += 2 * DAY
+    (third,) = days.refresh()
+    days.ends(third, "failed", rejected="chat: it cannot chat")
+    days.now += 8 * DAY
+    assert days.refresh() == []
+    days.runs.clear()
+    days.now += 300 * DAY
+    assert days.refresh() == [], "Airflow has forgotten the runs, and the ledger has not"
+
+
+def test_a_rejection_counts_for_the_entry_that_was_tried(days: Days) -> None:
+    (first,) = days.refresh()
+    days.ends(first, "failed", rejected="ttft: 9 s, at most 2")
+    days.next_day()
+    assert days.refresh() == []
+    days.catalog.write_text(days.catalog.read_text().replace("gpus: 1", "gpus: 2"))
+    (other,) = days.refresh()
+    assert other.endswith("__1") and other != first
+    days.ends(other, "failed", exit_code=75)  # the hub broke off; what is in the ledger is of the entry before
+    days.next_day()
+    assert [one[-3:] for one in days.refresh()] == ["__2"]
 
 
 def test_what_could_not_be_looked_at_fails_the_run_at_its_end(days: Days) -> None:

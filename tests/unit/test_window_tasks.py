@@ -19,10 +19,11 @@ from airfreight.ledger_rules import Target
 from airfreight.windows import Current, Record, WindowLog, moment, text_of
 from airfreight_airflow import windows_keeper, windows_operators
 from airfreight_airflow.operators import AirfreightPodOperator
+from airfreight_airflow.windows_events import Kind, WindowEvent
 from airfreight_airflow.windows_keeper import Served
 from airfreight_airflow.windows_operators import StopModelOperator, record_window, skip_unless_opening
 from airfreight_airflow.windows_sensors import OpenWindowSensor, ServingSensor, StoppedSensor, WatchSensor
-from airfreight_airflow.windows_triggers import Kind, ServingTrigger, StoppedTrigger, WatchTrigger, WindowEvent
+from airfreight_airflow.windows_triggers import ServingTrigger, StoppedTrigger, WatchTrigger
 from tests.unit.memory_store import MemoryShelf
 from tests.unit.serving_kube import Model, serving_kube
 
@@ -37,10 +38,11 @@ def hours_now(opened: float = -60, closes: float = 60) -> tuple[Hours, ...]:
 
 
 class Airflow:
-    """What tasks of one DAG run ask of Airflow; `alive` are the runs that still go on."""
+    """What tasks of one DAG run ask of Airflow; `alive` are the runs that still go on, `ended` those that do not."""
 
     def __init__(self) -> None:
         self.alive = {"r1", "r2", "r3"}
+        self.ended: set[str] = set()
         self.xcoms: dict[tuple[str, str], Any] = {}
         self.states: dict[str, str] = {}
 
@@ -48,10 +50,13 @@ class Airflow:
         def pull(task_ids: str, key: str = "return_value") -> Any:
             return self.xcoms.get((task_ids, key))
 
+        def count(dag_id: str, run_ids: list[str], states: list[str]) -> int:
+            return int(run_ids[0] in (self.alive if "running" in states else self.ended))
+
         ti = SimpleNamespace(
             xcom_push=lambda key, value: self.xcoms.update({(task, key): value}),
             xcom_pull=pull,
-            get_dr_count=lambda dag_id, run_ids, states: int(run_ids[0] in self.alive),
+            get_dr_count=count,
             get_task_states=lambda dag_id, run_ids: {run_ids[0]: self.states},
         )
         return {"ti": ti, "run_id": run_id, "params": params, "dag": SimpleNamespace(dag_id="serve_pong"),
@@ -200,11 +205,22 @@ def test_who_comes_while_it_is_being_closed_waits_and_opens_another(
 
 
 def test_an_opening_waits_for_a_delivery(model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow) -> None:
-    ledger.take("deliver_model manual__1")
+    ledger.take("deliver_model/manual__1")
     wait = deferred(lambda: open_window(airflow, Served("pong", hours_now()), run_type="scheduled"))
     assert wait.trigger.moment - datetime.now(tz=UTC) < 16 * timedelta(seconds=1)
-    ledger.let_go("deliver_model manual__1")
+    ledger.let_go("deliver_model/manual__1")
     assert open_window(airflow, Served("pong", hours_now()), run_type="scheduled")["because"] == "hours"
+
+
+def test_a_delivery_that_died_with_its_lock_keeps_nobody_waiting(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow
+) -> None:
+    ledger.take("deliver_model/manual__1")
+    airflow.ended.add("manual__1")
+    assert open_window(airflow, Served("pong", hours_now()), run_type="scheduled")["because"] == "hours"
+    log.let_go("r1")
+    opened(airflow, log, until=text_of(datetime.now(tz=UTC)))
+    assert saw(airflow, Served("pong", hours_now()), Kind.CLOSING)["because"] == "closing"
 
 
 def test_a_delivery_that_leaves_it_running_opens_a_window_and_one_that_leaves_it_stopped_does_not(
@@ -271,6 +287,20 @@ def test_the_terms_are_those_of_the_hours_and_of_idle_after(
     assert (trigger.idle_after_s, trigger.give_up_at) == (1800.0, None)
 
 
+def test_the_time_before_its_opening_is_no_idle_time(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow
+) -> None:
+    """Started an hour early and up in a minute, it would be stopped again before anybody may come."""
+    served = Served("pong", hours_now(20, 90), idle_after=10 * MINUTE, warmup="30m")
+    airflow.xcoms["open_window", "return_value"] = open_window(airflow, served, run_type="scheduled")
+    opens = moment(log.current().opens)
+    assert 18 * MINUTE < opens - datetime.now(tz=UTC) < 21 * MINUTE
+    trigger = watch(airflow, served)
+    assert trigger.idle_not_before == (opens + 10 * MINUTE).timestamp() and trigger.idle_after_s == 600.0
+    again = deferred(lambda: saw(airflow, served, Kind.IDLE))
+    assert again.trigger.idle_not_before == trigger.idle_not_before and not log.current().closing
+
+
 def test_a_model_that_did_not_answer_is_given_up_after_a_while(
     model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow
 ) -> None:
@@ -299,10 +329,10 @@ def test_a_delivery_keeps_it_open_beyond_its_closing(
     model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow
 ) -> None:
     opened(airflow, log, until=text_of(datetime.now(tz=UTC)))
-    ledger.take("deliver_model manual__1")
+    ledger.take("deliver_model/manual__1")
     again = deferred(lambda: saw(airflow, Served("pong", hours_now()), Kind.CLOSING))
     assert again.trigger.closes - datetime.now(tz=UTC).timestamp() < 31
-    ledger.let_go("deliver_model manual__1")
+    ledger.let_go("deliver_model/manual__1")
     assert saw(airflow, Served("pong", hours_now()), Kind.CLOSING)["because"] == "closing"
 
 
@@ -314,9 +344,21 @@ def test_a_store_that_is_away_stops_nothing(
     def away(self: WindowLog) -> Current:
         raise TemporaryError("The object store cannot be reached")
 
+    there, served = WindowLog.current, Served("pong", idle_after=30 * MINUTE)
     monkeypatch.setattr(WindowLog, "current", away)
-    again = deferred(lambda: saw(airflow, Served("pong", idle_after=MINUTE), Kind.IDLE))
-    assert again.trigger.closes - datetime.now(tz=UTC).timestamp() < 61
+    for kind in (Kind.IDLE, Kind.AGAIN):
+        again = deferred(lambda kind=kind: saw(airflow, served, kind))  # type: ignore[misc]
+        assert again.trigger.again_at - datetime.now(tz=UTC).timestamp() < 61
+        # Else somebody who asks meanwhile would be cut off as by a closing.
+        assert (again.trigger.closes, again.trigger.idle_after_s) == (None, None)
+    closing = deferred(lambda: saw(airflow, served, Kind.CLOSING))
+    assert closing.trigger.closes - datetime.now(tz=UTC).timestamp() < 61, "hours that are over stay over"
+
+    monkeypatch.setattr(WindowLog, "current", there)
+    back = deferred(lambda: saw(airflow, served, Kind.AGAIN))
+    assert (back.trigger.idle_after_s, back.trigger.again_at) == (1800.0, None)
+    log.let_go("r1")
+    assert saw(airflow, served, Kind.AGAIN)["sentence"] == "Another run (none) keeps the window now."
 
 
 def test_a_window_that_another_run_keeps_is_left_to_it(

@@ -10,14 +10,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from airfreight_airflow.windows_triggers import (
-    Kind,
-    ModelTrigger,
-    ServingTrigger,
-    StoppedTrigger,
-    WatchTrigger,
-    WindowEvent,
-)
+from airfreight_airflow.windows_events import Kind, WindowEvent
+from airfreight_airflow.windows_triggers import ModelTrigger, ServingTrigger, StoppedTrigger, WatchTrigger
 from tests.unit.serving_kube import DEPLOYMENT, METRICS, PODS, SERVICE, Model, after, page, serving_kube
 
 COMMON: dict[str, Any] = {"name": "pong", "namespace": "models", "cluster_conn_id": "airfreight_cluster"}
@@ -49,8 +43,8 @@ def said(trigger: ModelTrigger) -> tuple[WindowEvent, list[str]]:
 
 
 def test_serialize_makes_the_same_trigger_again() -> None:
-    for one in (watch(idle_after_s=30.0, give_up_at=5.0), ServingTrigger(deadline=9.0, **COMMON),
-                StoppedTrigger(deadline=9.0, **COMMON)):  # fmt: skip
+    watching = watch(idle_after_s=30.0, idle_not_before=3.0, again_at=4.0, give_up_at=5.0)
+    for one in (watching, ServingTrigger(deadline=9.0, **COMMON), StoppedTrigger(deadline=9.0, **COMMON)):
         path, arguments = one.serialize()
         assert path == f"airfreight_airflow.windows_triggers.{type(one).__name__}"
         again = type(one)(**arguments)
@@ -64,6 +58,18 @@ def test_idle_ends_it_with_its_evidence(model: Model) -> None:
     event = fire(watch(idle_after_s=0.2))
     assert event.kind is Kind.IDLE
     assert event.evidence == {"uid-x/0": [5.0, 35.0, 45.0]}
+
+
+def test_idleness_before_the_opening_ends_nothing_and_counts_from_then_on(model: Model) -> None:
+    opens = time.time() + 1.0
+    event = fire(watch(idle_after_s=0.2, idle_not_before=opens))
+    assert event.kind is Kind.IDLE and opens <= event.at < opens + 1.0
+
+
+def test_its_terms_are_asked_for_again_when_it_is_time(model: Model) -> None:
+    again = time.time() + 0.3
+    event = fire(watch(closes_in=None, again_at=again))
+    assert event.kind is Kind.AGAIN and event.at >= again
 
 
 def test_work_keeps_it_open_until_its_closing(model: Model) -> None:
@@ -122,11 +128,32 @@ def test_metrics_that_hang_stop_nothing(model: Model, monkeypatch: pytest.Monkey
     assert any("no whole answer within 0 s" in line for line in lines)
 
 
-def test_a_cluster_that_is_away_stops_nothing(model: Model) -> None:
-    model.kube.objects[PODS] = 500
+def hang() -> int:
+    time.sleep(0.5)
+    return 500
+
+
+def hang_up() -> int:
+    raise ConnectionAbortedError
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (500, "the cluster answered 500 Internal Server Error"),
+        (hang, "the cluster does not answer (TimeoutError)"),
+        (hang_up, "the cluster does not answer (Server disconnected)"),
+        ("<html>502 Bad Gateway</html>", "the cluster does not answer ("),
+    ],
+)
+def test_a_cluster_that_is_away_stops_nothing(
+    model: Model, monkeypatch: pytest.MonkeyPatch, answer: Any, reason: str
+) -> None:
+    monkeypatch.setattr("airfreight_airflow.windows_looks.OBJECTS_S", 0.2)
+    model.kube.objects[PODS] = answer
     event, lines = said(watch(closes_in=1.5, idle_after_s=0.05))
     assert event.kind is Kind.CLOSING
-    assert "pong: cannot see, not stopping: the cluster answered 500 Internal Server Error" in lines
+    assert any(line.startswith(f"pong: cannot see, not stopping: {reason}") for line in lines), lines
 
 
 def test_rights_that_are_missing_stop_nothing(model: Model) -> None:

@@ -102,9 +102,9 @@ def test_one_run_keeps_the_window_and_others_leave_notes() -> None:
     alive = {"r1", "r2", "r3"}
     mine = log.take(Current("w1", "r1"), alive.__contains__)
     assert mine == Current("w1", "r1") == log.take(Current("w1", "r1"), alive.__contains__), "a retry has it still"
-    log.take(Current("w2", "r2", until=at(60)), alive.__contains__)
+    log.take(Current("w2", "r2", opens=at(2), until=at(60)), alive.__contains__)
     log.take(Current("w3", "r3", touched=at(1)), alive.__contains__)
-    assert log.current() == Current("w1", "r1", until=at(60), touched=at(1))
+    assert log.current() == Current("w1", "r1", opens=at(2), until=at(60), touched=at(1))
     assert not log.let_go("r2")
     assert log.let_go("r1") and log.current() == Current()
 
@@ -176,10 +176,17 @@ KEPT = Current("w", "r")
     [
         (Current("w", "r", until=at(60)), None, Terms(NOW + 60 * MINUTE, None)),
         (Current("w", "r", until=at(60)), HALF_HOUR, Terms(NOW + 60 * MINUTE, HALF_HOUR)),
-        (Current("w", "r", until=at(-1)), None, Terms(None, WAKE_IDLE)),
+        # Its closing was missed, as when Airflow was down: it closes at once, unless somebody woke it in its hours.
+        (Current("w", "r", until=at(-1)), HALF_HOUR, Terms(NOW - MINUTE, HALF_HOUR)),
+        (Current("w", "r", until=at(-1), touched=at(-300)), None, Terms(None, WAKE_IDLE)),
         (KEPT, HALF_HOUR, Terms(None, HALF_HOUR)),
+        # Warmed up before its opening, and just opened: no idleness ends it yet.
+        (Current("w", "r", opens=at(5), until=at(60)), HALF_HOUR,
+         Terms(NOW + 60 * MINUTE, HALF_HOUR, NOW + 35 * MINUTE)),
+        (Current("w", "r", opens=at(-31), until=at(60)), HALF_HOUR, Terms(NOW + 60 * MINUTE, HALF_HOUR)),
+        (Current("w", "r", opens=at(5), until=at(60)), None, Terms(NOW + 60 * MINUTE, None)),
     ],
-)
+)  # fmt: skip
 def test_terms(kept: Current, idle_after: timedelta | None, expected: Terms) -> None:
     assert terms(kept, idle_after, NOW) == expected
 
@@ -193,6 +200,9 @@ def test_terms(kept: Current, idle_after: timedelta | None, expected: Terms) -> 
         # A woken model whose hours open meanwhile stays for them.
         (Closing.IDLE, Current("w", "r", until=at(60)), None,
          GoOn("its hours want it open", Terms(NOW + 60 * MINUTE, None))),
+        # A woken model whose hours open meanwhile gets their whole idle time.
+        (Closing.IDLE, Current("w", "r", opens=at(-1), until=at(60)), HALF_HOUR,
+         GoOn("its hours have only just begun", Terms(NOW + 60 * MINUTE, HALF_HOUR, NOW + 29 * MINUTE))),
         # Woken again a minute ago: the idle clock begins again.
         (Closing.IDLE, Current("w", "r", touched=at(-1)), HALF_HOUR,
          GoOn("somebody woke it meanwhile", Terms(None, HALF_HOUR))),

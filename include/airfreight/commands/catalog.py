@@ -49,8 +49,11 @@ def list_models(file: FileOption = None, result: ResultFile = None) -> None:
     from airfreight.catalog import CATALOG, load
 
     models = load(file or CATALOG)
-    rows = [(model.name, str(model.hub_model), model.destination, f"{model.serving.gpus} GPUs") for model in models]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)] if rows else []
+    rows = [
+        (model.name, str(model.hub_model), model.destination, f"{model.serving.gpus} GPUs", _windows(model))
+        for model in models
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(5)] if rows else []
     for row in rows:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     if not rows:
@@ -112,6 +115,16 @@ def register(app: typer.Typer) -> None:
     catalog.command("list")(list_models)
     catalog.command()(render)
     app.add_typer(catalog, name="catalog")
+
+
+def _windows(model: CatalogModel) -> str:
+    """When it is served and refreshed, in a few words; empty: all the time, and never."""
+    from airfreight.hours import summary
+
+    parts = [summary(model.hours)] if model.hours else []
+    parts += [f"idle {model.idle_after}"] if model.idle_after else []
+    parts += ["refreshed daily"] if model.refresh == "daily" else []
+    return ", ".join(parts)
 
 
 def _as_delivered(model: CatalogModel, artifact: str) -> str:
