@@ -181,3 +181,15 @@ def build_hub(cluster: Cluster) -> str:
             images.from_files(cluster, files, config, images.kept_tag(cluster, "base"))(tag)
 
     return images.make(cluster, "hub", [package, *config, images.recorded(cluster, "base")["key"]], build)
+
+
+def build_gateway(cluster: Cluster) -> str:
+    """The gateway of the tests, from devcluster/gateway: nginx from Debian's package. Only tests build it, not `up`."""
+    context = REPOSITORY / "devcluster" / "gateway"
+
+    def build(tag: str) -> None:
+        base = images.kept_tag(cluster, "base")
+        images.buildah(cluster, "bud", "--quiet", "--isolation", "chroot", "--build-arg", f"BASE={base}", "--tag", tag,
+                       context)  # fmt: skip
+
+    return images.make(cluster, "gateway", [context, images.recorded(cluster, "base")["key"]], build)

@@ -7,6 +7,7 @@ What a test wants of it is said in its environment:
     LIGHT_FIRST_TOKEN_S=2    seconds before the first token: a slow server
     LIGHT_TOKEN_S=1          seconds before each further token: a long answer
     LIGHT_TOKENS=20          tokens of every answer, over and over the model's own: a long answer
+    LIGHT_LOAD_S=30          seconds before it listens: a large model
     LIGHT_HANG=1             never listens: a server that is stuck
 
 A model without a chat template is loaded and listed, and every chat of it is an error, as with vLLM.
@@ -155,6 +156,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))  # process 1 of a container ignores what it does not handle
     if os.environ.get("LIGHT_HANG"):
         threading.Event().wait()
+    time.sleep(float(os.environ.get("LIGHT_LOAD_S", "0")))  # as a large model: nobody is answered meanwhile
     Handler.model, Handler.name = Model(asked.model), asked.served_model_name[-1]  # the last one wins, as with vLLM
     print(f"serving {Handler.name}", flush=True)
     ThreadingHTTPServer(("", asked.port), Handler).serve_forever()

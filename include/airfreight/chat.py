@@ -16,6 +16,7 @@ a 200.
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import time
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ _HEALING = frozenset({429, 502, 503, 504})
 _BODY_LIMIT = 64 * 1024
 _METRICS_LIMIT = 4 * 1024 * 1024
 _MESSAGE_LIMIT = 300  # characters of a server's own message that are passed on
+_TITLE = re.compile(r"<title>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ class ChatServer:
         if host and not host.isprintable():
             raise RequestError(f"{host!r} is no name of a host; write it as pong.example.com.")
         self.url = url.rstrip("/")
+        self._host = host
         self._headers = {"Host": host} if host else {}
         self._extensions: dict[str, Any] = {"sni_hostname": host.partition(":")[0]} if host else {}
         self._client = client or httpx2.Client(timeout=_TIMEOUT, verify=_trust(ca_file))
@@ -117,9 +120,8 @@ class ChatServer:
         with self._request("GET", MODELS_PATH) as response:
             body = _read(response)
         if response.status_code != 200:
-            raise GateError(
-                f"{self._failed('GET', MODELS_PATH, response.status_code, body)}; look at the server's log."
-            )
+            remedy = "correct that name, or its route at the gateway" if self._host else "look at the server's log"
+            raise GateError(f"{self._failed('GET', MODELS_PATH, response.status_code, body)}; {remedy}.")
         try:
             entries = json.loads(body)["data"]
             return [Model(str(entry["id"]), entry.get("max_model_len")) for entry in entries]
@@ -182,7 +184,8 @@ class ChatServer:
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise GateError(
                     f"The certificate of {self.url} cannot be trusted ({one_line(str(error), _MESSAGE_LIMIT)}); give "
-                    "the CA that signed it with --ca-file, and the name it is for with --host."
+                    "the CA that signed it with --ca-file (of a DAG: the site's ca_bundle_configmap), and the name it "
+                    "is for with --gateway-host (gateway_host)."
                 ) from None
             raise TemporaryError(f"{self.url} cannot be reached ({error}); try again.") from None
         except httpx2.TimeoutException:
@@ -203,7 +206,8 @@ class ChatServer:
         )
 
     def _failed(self, method: str, path: str, status: int, body: str) -> str:
-        return f"{self.url}: {method} {path} answered {status}: {_message(body)}"
+        host = f" for host {self._host}" if self._host else ""
+        return f"{self.url}: {method} {path} answered {status}{host}: {_message(body)}"
 
 
 @dataclass
@@ -288,7 +292,8 @@ def _message(body: str) -> str:
     try:
         answer = json.loads(body)
     except ValueError:
-        answer = {}
+        page = _TITLE.search(body)  # what stands before a server answers with a page for people
+        answer = {"message": page[1]} if page else {}
     error = answer.get("error", answer) if isinstance(answer, dict) else {}
     said = (error.get("message") or error.get("detail")) if isinstance(error, dict) else error
     return one_line(str(said or body), _MESSAGE_LIMIT).rstrip(".") or "(nothing)"

@@ -1,5 +1,4 @@
-"""Does the model answer, and well enough? What was measured, and whether that is good; pure, but for `validate`, which
-asks.
+"""Does the model answer, and well enough? What was measured, and whether that is good; only `validate` asks.
 
 Gates, in this order; one that was not asked for is not there:
 
@@ -26,8 +25,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airfreight.chat import Answer, ChatServer, Model
-from airfreight.errors import GateError, RequestError
-from airfreight.gates import Gate, Verdict, gate, gates_table
+from airfreight.errors import GateError, RequestError, TemporaryError
+from airfreight.gates import Gate, Verdict, gate, gates_table, must_pass
 from airfreight.observation import one_line
 from airfreight.retry import Patience
 
@@ -128,21 +127,22 @@ def validate(
     Args:
         gateway: the way users come, asked too when given.
     Raises:
-        GateError: it does not serve the model, cannot chat, or says nothing.
+        FailedGatesError: it does not serve the model, cannot chat, or says nothing.
         TemporaryError: it could not be reached for about a minute.
     """
-    wanted = wanted or Wanted()
-    model = served_model(server.url, served_name, patience.call(server.models))
-    answer = _answer(server, served_name, question, patience)
-    for _ in range(wanted.tries - 1):
-        answer = min(answer, _answer(server, served_name, question, patience), key=lambda one: one.seconds)
-    gates = [
-        Gate("models", Verdict.PASSED, served_name, served_name),
-        Gate("chat", Verdict.PASSED, "text", one_line(answer.text, 60)),
-        *speed_gates(server.url, wanted, answer),
-    ]
+    wanted, gates = wanted or Wanted(), list[Gate]()
+    with must_pass("models", served_name, gates):
+        model = served_model(server.url, served_name, patience.call(server.models))
+    gates.append(Gate("models", Verdict.PASSED, served_name, served_name))
+    with must_pass("chat", "text", gates):
+        answer = _answer(server, served_name, question, patience)
+        for _ in range(wanted.tries - 1):
+            answer = min(answer, _answer(server, served_name, question, patience), key=lambda one: one.seconds)
+    gates.append(Gate("chat", Verdict.PASSED, "text", one_line(answer.text, 60)))
+    gates += speed_gates(server.url, wanted, answer)
     for number, prompt in enumerate(wanted.prompts, 1):
-        said = patience.call(lambda asked=prompt: server.chat(served_name, asked.prompt))  # type: ignore[misc]
+        with must_pass(f"prompt {number}", f"/{one_line(prompt.expect, 40)}/", gates):
+            said = patience.call(lambda asked=prompt: server.chat(served_name, asked.prompt))  # type: ignore[misc]
         gates.append(prompt_gate(number, prompt, said.text))
     if wanted.gpus:
         gates.append(gpu_gate(wanted, gpu_blocks(patience.call(server.metrics))))
@@ -303,4 +303,6 @@ def _through(gateway: AbstractContextManager[ChatServer], served_name: str, ques
             said = _answer(server, served_name, question, patience)
     except GateError as error:
         return gate("gateway", False, "the same model answers", "it does not", f"Through the gateway: {error.message}")
+    except TemporaryError as error:
+        raise TemporaryError(f"Through the gateway: {error.message}") from None
     return gate("gateway", True, "the same model answers", one_line(said.text, 60), "")

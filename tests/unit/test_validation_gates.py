@@ -16,7 +16,7 @@ import pytest
 from airfreight.chat import Answer, ChatServer
 from airfreight.cli import main
 from airfreight.errors import GateError, RequestError, TemporaryError
-from airfreight.gates import Verdict
+from airfreight.gates import FailedGatesError, Verdict, gates_table, startup_gate
 from airfreight.retry import Patience
 from airfreight.validation import (
     TRIES,
@@ -243,11 +243,22 @@ def test_a_certificate_of_somebody_else_fails(
     way = ChatServer(gateway[0].url, host=host, ca_file=str(gateway[1]) if trusted else None)
     gate = through(server, way).gates[-1]
     assert gate.verdict is Verdict.FAILED
-    assert "cannot be trusted (" in gate.sentence and "--ca-file" in gate.sentence
+    assert "cannot be trusted (" in gate.sentence
+    assert "--ca-file" in gate.sentence and "--gateway-host" in gate.sentence
+
+
+def test_a_gateway_that_does_not_know_the_name_is_quoted_by_its_page(
+    server: Server, gateway: tuple[Server, Path]
+) -> None:
+    page = "<html>\n<head><title>404 Not Found</title></head>\n<body><h1>404 Not Found</h1></body></html>"
+    gateway[0].models = lambda handler: answer(handler, 404, page)
+    way = ChatServer(gateway[0].url, host=HOST, ca_file=str(gateway[1]))
+    sentence = through(server, way).gates[-1].sentence
+    assert f"answered 404 for host {HOST}: 404 Not Found; correct that name, or its route at the gateway." in sentence
 
 
 def test_a_gateway_that_is_not_there_may_come_back(server: Server) -> None:
-    with pytest.raises(TemporaryError, match="cannot be reached"):
+    with pytest.raises(TemporaryError, match=r"Through the gateway: .* cannot be reached"):
         through(server, ChatServer("http://127.0.0.1:1", host=HOST))
 
 
@@ -281,6 +292,32 @@ def test_a_threshold_that_is_none_is_refused(value: str, capsys: pytest.CaptureF
 
 def test_a_gate_error_of_the_first_two_ends_it_at_once(server: Server) -> None:
     server.chat = lambda handler: answer(handler, 500, {"error": {"message": "head size 16"}})
-    with pytest.raises(GateError, match="loads but cannot chat"):
+    with pytest.raises(FailedGatesError, match="loads but cannot chat") as caught:
         run(server, max_ttft_s=1.0)
     assert len(server.asked) == 1
+    assert isinstance(caught.value, GateError) and caught.value.exit_code == 4
+    models, chat = caught.value.gates
+    assert (models.name, models.verdict, chat.name, chat.verdict) == ("models", "passed", "chat", "failed")
+    assert chat.wanted == "text" and "loads but cannot chat" in chat.found and chat.sentence == caught.value.message
+
+
+def test_a_server_of_another_model_fails_the_first_gate(server: Server) -> None:
+    with ChatServer(server.url) as other, pytest.raises(FailedGatesError, match="does not serve other") as caught:
+        validate(other, "other", "ping")
+    assert [(one.name, one.verdict, one.wanted) for one in caught.value.gates] == [("models", "failed", "other")]
+
+
+def test_the_command_leaves_its_gates_when_nothing_else_can_be_asked(
+    server: Server, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    server.chat = lambda handler: answer(handler, 500, {"error": {"message": "head size 16"}})
+    result = tmp_path / "return.json"
+    assert main(["validate", "--url", server.url, "--served-name", "pong", "--result", str(result)]) == 4
+    assert "chat    failed" in capsys.readouterr().out
+    assert [one["verdict"] for one in json.loads(result.read_text())["gates"]] == ["passed", "failed"]
+
+
+def test_a_release_that_did_not_come_up_failed_a_gate_too() -> None:
+    made = startup_gate("pong: no node fits for its pod (0/1); correct node_selector.")
+    assert (made.name, made.verdict, made.wanted) == ("startup", "failed", "ready, and one chat")
+    assert made.found.startswith("pong: no node fits") and "startup" in gates_table([made])
