@@ -107,6 +107,12 @@ class Site:
         self.images.append(artifact.removeprefix("oci://"))
         return artifact
 
+    def publish_alone(self) -> str:
+        """Publish the model as an image that holds nothing else; returns the artifact."""
+        artifact = self._copy(f"oci://{self.embedded.registry}/{self.namespace}/alone/", "--plain-http")
+        self.images.append(artifact.removeprefix("oci://"))
+        return artifact
+
     def publish_files(self) -> str:
         """Publish the model into the store; returns the artifact."""
         return self._copy(f"s3://{tenant.BUCKET}/{self.namespace}/")

@@ -88,9 +88,32 @@ class Node:
         return self.images_bytes > self.allocatable
 
     def has(self, image: str) -> bool:
-        """Say whether an image is there already, by its digest."""
-        repository, _, digest = image.partition("@")
-        return any(name.partition("@")[0] == repository and name.endswith(f"@{digest}") for name in self.images)
+        """Say whether the node lists an image already: by its digest, or by its tag where it is named by one.
+
+        The kubelet lists 50 images (nodeStatusMaxImages), so one that is not listed may be there all the same.
+        """
+        wanted = whole_name(image)
+        return any(whole_name(name) == wanted for name in self.images)
+
+
+def whole_name(image: str) -> str:
+    """Return the name of an image as nodes list it: with its registry, and with its digest or its tag, not with both.
+
+    Source: distribution/reference, normalize.go: what has no dot, no port and is not localhost is no registry.
+    """
+    name, _, digest = image.partition("@")
+    registry, slash, _ = name.partition("/")
+    if not slash or not ("." in registry or ":" in registry or registry == "localhost"):
+        name = f"docker.io/{name}" if slash else f"docker.io/library/{name}"
+    folder, slash, last = name.rpartition("/")
+    last, _, tag = last.partition(":")
+    return f"{folder}{slash}{last}@{digest}" if digest else f"{folder}{slash}{last}:{tag or 'latest'}"
+
+
+def able_nodes(need: Need, nodes: Sequence[Node]) -> list[Node]:
+    """Return the nodes that may run a pod of it and have its image, or the room for it."""
+    fitting = [node for node in nodes if may_run(need.serving, node)]
+    return [node for node in fitting if (need.image and node.has(need.image)) or _places(need, node)]
 
 
 def check_disk(need: Need, nodes: Sequence[Node] | None) -> str:

@@ -156,7 +156,7 @@ def needed_rights(place: Place) -> dict[str, list[Right]]:
         "airfreight-deployer": [
             *(Right(target, verb, "inferenceservices", _KSERVE) for verb in ("get", "create", "patch")),
             *(Right(target, verb, "servingruntimes", _KSERVE) for verb in ("get", "list", "create", "patch")),
-            Right(target, "create", "pods"),
+            *(Right(target, verb, "pods") for verb in ("create", "delete")),
             *(Right("", "list", resource) for resource in ("nodes", "pods")),
         ],
         "airfreight-airflow": [

@@ -32,6 +32,7 @@ from airfreight.checkpoint import ChangedError, Shelf, Stored
 from airfreight.errors import IntegrityError, RequestError, TemporaryError
 from airfreight.ledger_rules import (
     FOLLOWING,
+    MARGIN,
     Entry,
     Event,
     Found,
@@ -250,6 +251,16 @@ class Ledger:
         if there is None or self._lock(there).run != run:
             return False
         return self._put_lock(Lock(), there)
+
+    def unlock(self, run: str) -> bool:
+        """Let whoever comes next take the lock of a run at once; False when it is not this run's.
+
+        Unlike `let_go` it keeps what that run found and tried, for the next one to settle.
+        """
+        there = self._shelf.read(_LOCK)
+        if there is None or (lock := self._lock(there)).run != run:
+            return False
+        return self._put_lock(replace(lock, lease=-MARGIN) if lock.candidate else Lock(), there)
 
     def _own_lock(self, run: str) -> tuple[Stored, Lock]:
         there = self._shelf.read(_LOCK)

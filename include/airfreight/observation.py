@@ -54,7 +54,8 @@ class Limits:
     """How long each thing that may heal is waited for. Times in seconds, the others are counts."""
 
     invalid_s: float = 20.0  # a ServingRuntime may be created a moment after its InferenceService
-    unschedulable_s: float = 120.0  # room for a node autoscaler
+    unschedulable_s: float = 45.0  # no node can ever hold it; an autoscaler says within seconds that it adds one
+    room_s: float = 600.0  # a node could hold it and is full: another pod may end
     pull_s: float = 120.0  # a registry that is restarting
     configuration_s: float = 30.0  # a Secret that is just being made
     restarts: int = 2  # a modelcar may cost the server its first start; three crashes are no accident
@@ -73,7 +74,8 @@ class Observation:
         deployment: the Deployment `<name>-predictor`, or None when there is none.
         pods: pods with the label `serving.kserve.io/inferenceservice=<name>`, of any release.
         logs: by pod name, the last log lines of the model server's container before it ended; may be empty.
-        events: by pod name, events about it, at least those of failed probes (reason Unhealthy); may be empty.
+        events: by pod name, events about it, at least those of failed probes (reason Unhealthy), and of a pod without
+            a node all; may be empty.
     """
 
     inference_service: KubernetesObject | None

@@ -3,8 +3,10 @@
 KServe reads the first pod only, and neither ImagePullBackOff, Unschedulable, OOMKilled nor a failing modelcar ever
 reaches the InferenceService, so the pods themselves are judged here.
 
+A pod without a node is judged by `scheduling`.
+
 Sources: Kubernetes v1.34 `pkg/kubelet/images/types.go` and `pkg/kubelet/kuberuntime/kuberuntime_container.go` for the
-waiting reasons, `pkg/scheduler/framework/types.go` for the scheduler's messages.
+waiting reasons.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from airfreight.observation import (
     one_line,
     seconds_since,
 )
+from airfreight.scheduling import assess_unscheduled
 
 SERVER_CONTAINER = "kserve-container"
 INITIALIZER_CONTAINER = "storage-initializer"
@@ -45,6 +48,7 @@ _PULL_DENIED = re.compile(r"unauthorized|authoriz|denied|forbidden|no basic auth
 _PULL_PREFIX = re.compile(
     r'(?:[A-Za-z -]*(?:image|reference) "(?P<image>[^"]+)"(?:: |$)|ErrImagePull: |rpc error: code = \w+ desc = )'
 )
+_NO_SPACE = re.compile(r"no space left on device|disk quota exceeded", re.I)
 # What the startup probe of include/kubernetes/runtimes prints; a server that is busy or not quite up heals.
 _CANNOT_CHAT = re.compile(r"Startup probe failed: cannot chat: (?P<said>(?!408|429|502|503|504)\d{3}\b.*)")
 _STORE_REFUSES = re.compile(
@@ -55,16 +59,24 @@ _INITIALIZER_PREFIX = re.compile(
 )
 
 
-def assess_pod(name: str, pod: KubernetesObject, log: str, now: datetime, limits: Limits) -> Pending | Failed | None:
+def assess_pod(
+    name: str,
+    pod: KubernetesObject,
+    log: str,
+    now: datetime,
+    limits: Limits,
+    events: Iterable[KubernetesObject] = (),
+) -> Pending | Failed | None:
     """Judge one pod of the release that is coming up.
 
     Args:
         name: the InferenceService's name, for the sentence.
         log: the last log lines of its model server, or "".
+        events: about the pod; of one without a node they tell whether a node is being added.
     """
     scheduled = condition(pod, "PodScheduled")
     if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
-        return _unschedulable(name, scheduled, now, limits)
+        return assess_unscheduled(name, pod, list(events), now, limits)
     scheduled_s = seconds_since(scheduled.get("lastTransitionTime"), now)
     waiting: Pending | None = None
     for container in container_statuses(pod):
@@ -111,21 +123,6 @@ def assess_evictions(name: str, pods: list[KubernetesObject], limits: Limits) ->
     )
 
 
-def _unschedulable(name: str, scheduled: KubernetesObject, now: datetime, limits: Limits) -> Pending | Failed:
-    # What follows is about preemption and device claims, and never what is lacking.
-    said = re.split(r" (?:preemption:|no new claims)", one_line(scheduled.get("message")))[0].rstrip(",. ")
-    lacking = sorted(set(re.findall(r"Insufficient ([\w./-]*\w)", said)))
-    what = f"no node has enough {' and '.join(lacking)}" if lacking else "no node fits"
-    since = seconds_since(scheduled.get("lastTransitionTime"), now)
-    if since < limits.unschedulable_s:
-        return Pending(f"{name}: {what} for its pod ({said}); waiting {since:.0f} of {limits.unschedulable_s:.0f} s")
-    if lacking:
-        remedy = "free it, add a node that has it, or ask for less"
-    else:
-        remedy = "correct node_selector and tolerations, or add such a node"
-    return Failed(f"{name}: {what} for its pod ({said}); {remedy}.", FailureKind.REQUEST, Cause.UNSCHEDULABLE)
-
-
 def _assess_waiting(
     name: str, pod: KubernetesObject, container: KubernetesObject, scheduled_s: float, limits: Limits
 ) -> Pending | Failed | None:
@@ -133,8 +130,8 @@ def _assess_waiting(
     waiting = (container.get("state") or {}).get("waiting") or {}
     reason = waiting.get("reason", "")
     said = one_line(waiting.get("message")) or reason
-    if reason in _PULL_REASONS | _PULL_NEVER:
-        return _assess_pull(name, pod, container, scheduled_s, limits)
+    if (pull := _assess_pull(name, pod, container, scheduled_s, limits)) is not None:
+        return pull
     if reason in _CONFIGURATION_REASONS:
         if scheduled_s >= limits.configuration_s:
             return Failed(
@@ -148,9 +145,9 @@ def _assess_waiting(
 
 def _assess_pull(
     name: str, pod: KubernetesObject, container: KubernetesObject, scheduled_s: float, limits: Limits
-) -> Pending | Failed:
+) -> Pending | Failed | None:
     """Judge an image that is not there yet: the container's own, or one that it mounts as a volume."""
-    waiting = container["state"]["waiting"]
+    waiting = (container.get("state") or {}).get("waiting") or {}
     message = one_line(waiting.get("message"), 4096)
     named = [match["image"] for match in _PULL_PREFIX.finditer(message) if match["image"]]
     volumes = [(volume.get("image") or {}).get("reference") for volume in (pod.get("spec") or {}).get("volumes") or []]
@@ -158,17 +155,37 @@ def _assess_pull(
     volume = next((image for image in volumes if image and image in named), None)
     image = volume or container.get("image", "")
     what = f"the image {image} of " + (f"{container['name']}'s volume" if volume else str(container["name"]))
-    said = last_lines(_PULL_PREFIX.sub("", message), most=400) or message or waiting["reason"]
-    if waiting["reason"] not in _PULL_NEVER and not _PULL_PERMANENT.search(said) and scheduled_s < limits.pull_s:
-        return Pending(f"{name}: {what} could not be pulled yet ({said})")
+    account = (pod.get("spec") or {}).get("serviceAccountName", "its service account")
+    return assess_pull(f"{name}: {what}", waiting, account, scheduled_s, limits)
+
+
+def assess_pull(
+    what: str, waiting: KubernetesObject, account: str, scheduled_s: float, limits: Limits
+) -> Pending | Failed | None:
+    """Judge an image by why its container waits; None where that is not about an image.
+
+    Args:
+        what: subject of the sentence, such as "pong: the image registry/vllm@sha256:… of kserve-container".
+        waiting: the container's state.
+        account: the pod's service account.
+        scheduled_s: seconds since the pod has a node.
+    """
+    reason = waiting.get("reason", "")
+    if reason not in _PULL_REASONS | _PULL_NEVER:
+        return None
+    message = one_line(waiting.get("message"), 4096)
+    said = last_lines(_PULL_PREFIX.sub("", message), most=400) or message or reason
+    if reason not in _PULL_NEVER and not _PULL_PERMANENT.search(said) and scheduled_s < limits.pull_s:
+        return Pending(f"{what} could not be pulled yet ({said})")
     if _PULL_DENIED.search(said):
-        account = (pod.get("spec") or {}).get("serviceAccountName", "its service account")
         remedy = (
             f"correct the login for its registry in the Secret that {account} lists in imagePullSecrets, or the image"
         )
+    elif _NO_SPACE.search(said):
+        remedy = "free disk on that node, or choose other nodes"
     else:
         remedy = "correct the image, or the pull secrets of the service account"
-    return Failed(f"{name}: {what} cannot be pulled ({said}); {remedy}.", FailureKind.REQUEST, Cause.IMAGE)
+    return Failed(f"{what} cannot be pulled ({said}); {remedy}.", FailureKind.REQUEST, Cause.IMAGE)
 
 
 def _assess_end(

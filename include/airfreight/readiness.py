@@ -80,7 +80,9 @@ def assess(observation: Observation, release: str, now: datetime, limits: Limits
     notes: list[Pending] = []
     for pod in pods:
         found: Pending | Failed | None = assess_chat(name, pod, observation.events.get(name_of(pod), ()), limits)
-        found = found or assess_pod(name, pod, observation.logs.get(name_of(pod), ""), now, limits)
+        found = found or assess_pod(
+            name, pod, observation.logs.get(name_of(pod), ""), now, limits, observation.events.get(name_of(pod), ())
+        )
         if isinstance(found, Failed):
             return found
         notes += [found] if found else []

@@ -4,7 +4,8 @@ s3://llm-models/.airfreight/releases/models/pong/9f2c41ab6c1b.manual__2026-11-22
 
 {"format": 1, "state": "live", "run": "deliver_model/manual__…", "at": "…", "release": "9f2c41ab6c1b",
  "artifact": "s3://…", "manifest_sha256": "71d0…", "runtime": "airfreight-vllm-…", "source": "hf://…@41ab…",
- "previous": "0a1b2c3d4e5f", "gates": [{"name": "chat", "verdict": "passed", …}],
+ "previous": "0a1b2c3d4e5f", "gates": [{"name": "chat", "verdict": "passed", "wanted": "text", "found": "pong", …}],
+ "failed": [],
  "changes": [{"name": "load_s", "now": 61.0, "before": 48.0, "worse": 0.271, "regressed": true}], "cost": {…},
  "cause": "", "trigger": {…}}
 """
@@ -15,7 +16,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from airfreight.gates import Change, compare
+from airfreight.gates import Change, Verdict, compare
 from airfreight.ledger_rules import Entry, Event, Release, State
 
 FORMAT = 1
@@ -43,6 +44,7 @@ def build(release: Release, event: Event, previous: str | None) -> dict[str, Any
         previous: the release that was live before.
     """
     evidence = event.evidence
+    gates = [dict(one) for one in evidence.get("gates") or []]
     return {
         "format": FORMAT,
         "state": str(event.state),
@@ -57,7 +59,8 @@ def build(release: Release, event: Event, previous: str | None) -> dict[str, Any
         "runtime": release.runtime,
         "image": _image(release),
         "served_name": release.served_name,
-        "gates": list(evidence.get("gates") or []),
+        "gates": gates,
+        "failed": [one["name"] for one in gates if one.get("verdict") == Verdict.FAILED],
         "changes": list(evidence.get("changes") or []),
         "seconds": dict(evidence.get("seconds") or {}),
         "cost": dict(evidence.get("cost") or {}),

@@ -22,7 +22,17 @@ from airfreight.cluster import (
 )
 from airfreight.errors import GateError, RequestError, TemporaryError
 from airfreight.ledger_rules import Release, Target
-from airfreight.observation import SERVICE_LABEL, Failed, Observation, Ready, condition, metadata, name_of, release_of
+from airfreight.observation import (
+    SERVICE_LABEL,
+    Failed,
+    Limits,
+    Observation,
+    Ready,
+    condition,
+    metadata,
+    name_of,
+    release_of,
+)
 from airfreight.promotion import as_applied, exposure
 from airfreight.readiness import assess
 from airfreight.rendering import service_url
@@ -33,6 +43,8 @@ from airfreight.validation import DEFAULT_QUESTION, validate
 log = logging.getLogger(__name__)
 
 POLL_S = 1.0  # seconds between two looks at the cluster
+# What is put back is waited for: nothing else is left to do. Who waits here sees no events of an autoscaler either.
+_PATIENT = Limits(unschedulable_s=600.0)
 STOPPED_S = 120.0  # for the pods of a stopped model to be gone; their grace is 60
 
 
@@ -99,9 +111,11 @@ class ServedModel:
         if release.network_policy is not None:
             self.cluster.delete(NETWORK_POLICIES, self.target.namespace, name_of(release.network_policy))
 
-    def put(self, release: Release, *, take_over: bool = False) -> bool:
+    def put(self, release: Release, *, take_over: bool = False, over: Release | None = None) -> bool:
         """Apply a release, its runtime and its policy first; say whether that changed anything.
 
+        Args:
+            over: what is there until now; its policy goes where this release has none.
         Raises:
             RequestError: its runtime is gone and there is no copy of it, or somebody edited the object by hand.
         """
@@ -116,6 +130,9 @@ class ServedModel:
             self.cluster.apply(release.serving_runtime)
         if release.network_policy is not None:
             self.cluster.apply(release.network_policy)
+        elif over is not None and over.network_policy is not None:
+            # Else its pods would start behind the policy of a release that may ask another DNS.
+            self.cluster.delete(NETWORK_POLICIES, self.target.namespace, name_of(over.network_policy))
         changed = self.cluster.apply(release.inference_service, take_over=take_over).changed
         self.say(f"Release {release.release} is {'applied' if changed else 'there already'}.")
         return changed
@@ -160,7 +177,7 @@ class ServedModel:
             for pod in up:
                 if (other := release_of(pod)) not in (None, release.release):
                     exposed = max(exposed, exposure([pod], str(other), now))
-            assessment = assess(seen, release.release, now)
+            assessment = assess(seen, release.release, now, _PATIENT)
             if isinstance(assessment, Failed):
                 raise GateError(f"Release {release.release} does not come up again: {assessment.sentence}")
             if isinstance(assessment, Ready):

@@ -77,6 +77,12 @@ def first_cause(error: BaseException) -> BaseException:
     return error
 
 
+def exit_code_of(pod: k8s.V1Pod) -> int | None:
+    """The exit code of a pod's command; None while it runs."""
+    ended = _how_it_ended(pod)
+    return int(ended.exit_code) if ended else None
+
+
 def _how_it_ended(pod: k8s.V1Pod | None) -> k8s.V1ContainerStateTerminated | None:
     for status in (pod and pod.status and pod.status.container_statuses) or []:
         if status.name == BASE and status.state:

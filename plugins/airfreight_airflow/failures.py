@@ -5,11 +5,14 @@ what a person sees as the task's error. It is also left as XCom `failure`, so th
 reading logs:
 
     {"exit_code": 2, "kind": "RequestError", "message": "unknown key \"gpu\" in conf: did you mean \"gpus\"?"}
+
+A command that judged and failed a gate has a result all the same; it stands there as `result`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
@@ -31,14 +34,18 @@ def of_exit_code(code: int, message: str) -> AirfreightError:
     return _KINDS.get(code, TemporaryError)(message)
 
 
-def end_task(context: Context, error: AirfreightError) -> NoReturn:
+def end_task(context: Context, error: AirfreightError, result: Mapping[str, Any] | None = None) -> NoReturn:
     """End this try with the error's sentence.
 
+    Args:
+        result: what the command left although it failed.
     Raises:
         AirflowFailException: the error cannot heal; Airflow does not retry.
         AirflowException: the error may heal; Airflow retries as often as the task allows.
     """
-    failure = {"exit_code": error.exit_code, "kind": type(error).__name__, "message": error.message}
+    failure: dict[str, Any] = {"exit_code": error.exit_code, "kind": type(error).__name__, "message": error.message}
+    if result:
+        failure["result"] = dict(result)
     context["ti"].xcom_push(key=FAILURE_KEY, value=failure)
     if isinstance(error, (RequestError, IntegrityError, GateError)):
         raise AirflowFailException(error.message) from None

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -30,9 +30,9 @@ from airflow.providers.cncf.kubernetes.utils.pod_manager import EMPTY_XCOM_RESUL
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 from kubernetes.client import models as k8s
 
-from airfreight.errors import AirfreightError
+from airfreight.errors import AirfreightError, GateError
 from airfreight_airflow import failures
-from airfreight_airflow.explanations import BASE, EXPLAINABLE, Circumstances, explain, first_cause
+from airfreight_airflow.explanations import BASE, EXPLAINABLE, Circumstances, exit_code_of, explain, first_cause
 from airfreight_airflow.hooks import HouseHook, HousePodManager
 from airfreight_airflow.pods import (
     BUILDER,
@@ -151,6 +151,7 @@ class AirfreightPodOperator(KubernetesPodOperator):
         self.volume = volume
         self.context_configmap = context_configmap
         self.sidecar_image = ""
+        self.left: dict[str, Any] | None = None
 
     def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
         """Render as always; a request that cannot be rendered fails with its sentence."""
@@ -218,7 +219,7 @@ class AirfreightPodOperator(KubernetesPodOperator):
         return False
 
     def extract_xcom(self, pod: k8s.V1Pod, *, ignore_kill_failure: bool = True) -> Any:  # noqa: ARG002  (the provider's signature)
-        """The command's result; None when it failed, because then its sentence counts.
+        """The command's result; None when it failed: its sentence counts, with what it left of a gate that failed.
 
         The sidecar is not told to end, as the provider would: the pod is deleted a moment later, and that is one exec
         less.
@@ -226,12 +227,21 @@ class AirfreightPodOperator(KubernetesPodOperator):
         Raises:
             AirflowException: the command succeeded and wrote no result.
         """
-        if not container_is_succeeded(self.pod_manager.read_pod(pod), self.base_container_name):
+        ended = self.pod_manager.read_pod(pod)
+        if not container_is_succeeded(ended, self.base_container_name):
+            self.left = self._left_by(pod) if exit_code_of(ended) == GateError.exit_code else None
             return None
         text = self.pod_manager.extract_xcom_json(pod)
         if text.rstrip() == EMPTY_XCOM_RESULT:
             raise AirflowException(f"`{' '.join(self.arguments[:1])}` ended well and wrote no result to {RESULT_FILE}.")
         return json.loads(text)
+
+    def _left_by(self, pod: k8s.V1Pod) -> dict[str, Any] | None:
+        """The result of a command that failed a gate; None where there is none, or it cannot be read."""
+        with suppress(*EXPLAINABLE, ValueError):  # what was never written is no JSON
+            left = json.loads(self.pod_manager.extract_xcom_json(pod))
+            return left if isinstance(left, dict) else None
+        return None
 
     @contextmanager
     def _ending(self, context: Context) -> Iterator[None]:
@@ -246,7 +256,7 @@ class AirfreightPodOperator(KubernetesPodOperator):
             cause = first_cause(error)
             if isinstance(cause, AirflowTaskTimeout):
                 self.on_kill()
-            failures.end_task(context, explain(cause, self._circumstances()))
+            failures.end_task(context, explain(cause, self._circumstances()), self.left)
 
     def _circumstances(self) -> Circumstances:
         # Not `self.pod_manager`: making one needs the very connection that may be what failed.

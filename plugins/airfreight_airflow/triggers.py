@@ -14,13 +14,14 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from aiohttp import ClientError
 from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 from kubernetes_asyncio import client as async_client
 from kubernetes_asyncio.client.exceptions import ApiException
 
 from airfreight.errors import AirfreightError, GateError, RequestError, TemporaryError
-from airfreight.observation import SERVICE_LABEL, Failed, Observation, Ready, failure_error
+from airfreight.observation import SERVICE_LABEL, Failed, Observation, Ready, condition, failure_error
 from airfreight.pod_rules import SERVER_CONTAINER
 from airfreight.readiness import Assessment, assess
 from airfreight.timings import ready_facts
@@ -173,7 +174,7 @@ async def look(hook: AsyncKubernetesHook, wanted: Release) -> tuple[Assessment, 
                 f"({error.status} {error.reason}): apply the roles of include/kubernetes to that namespace."
             ) from error
         raise TemporaryError(f"the cluster answered {error.status} {error.reason}") from error
-    except (OSError, TimeoutError) as error:  # aiohttp's connection errors are OSErrors
+    except (ClientError, OSError, TimeoutError) as error:
         raise TemporaryError(f"the cluster does not answer ({error or type(error).__name__})") from error
     facts = ready_facts(observation.pods, wanted.release)
     return assess(observation, wanted.release, datetime.now(tz=UTC)), facts
@@ -214,7 +215,11 @@ async def observe(connection: async_client.ApiClient, wanted: Release) -> Observ
         deployment=connection.sanitize_for_serialization(deployment) if deployment else None,
         pods=as_json,
         logs={pod["metadata"]["name"]: await _last_words(connection, pod) for pod in as_json if _crashed(pod)},
-        events={pod["metadata"]["name"]: await _probes(connection, pod) for pod in as_json if _is_starting(pod)},
+        events={
+            pod["metadata"]["name"]: await _events(connection, pod, "Unhealthy" if _is_starting(pod) else "")
+            for pod in as_json
+            if _is_starting(pod) or _has_no_node(pod)
+        },
     )
 
 
@@ -241,14 +246,24 @@ def _is_starting(pod: dict[str, Any]) -> bool:
     )
 
 
-async def _probes(connection: async_client.ApiClient, pod: dict[str, Any]) -> list[dict[str, Any]]:
-    """The failed probes of a pod, oldest first; none when they cannot be read, for then the wait only takes longer."""
-    about = f"involvedObject.uid={pod['metadata']['uid']},reason=Unhealthy"
+def _has_no_node(pod: dict[str, Any]) -> bool:
+    return bool(condition(pod, "PodScheduled").get("status") == "False")
+
+
+async def _events(connection: async_client.ApiClient, pod: dict[str, Any], reason: str) -> list[dict[str, Any]]:
+    """Events about a pod: its failed probes, or of one without a node all, for an autoscaler tells there what it does.
+
+    None when they cannot be read: then a wait takes longer, or ends before a node is added.
+
+    Args:
+        reason: of the events; empty: any.
+    """
+    about = f"involvedObject.uid={pod['metadata']['uid']}" + (f",reason={reason}" if reason else "")
     try:
         found = await async_client.CoreV1Api(connection).list_namespaced_event(
             pod["metadata"]["namespace"], field_selector=about
         )
-    except (ApiException, OSError, TimeoutError):
+    except (ApiException, ClientError, OSError, TimeoutError):
         return []
     return [connection.sanitize_for_serialization(event) for event in found.items]
 
@@ -268,5 +283,5 @@ async def _last_words(connection: async_client.ApiClient, pod: dict[str, Any]) -
             _preload_content=False,  # the client would decode strictly, and servers print what they like
         )
         return (await response.read()).decode("utf-8", errors="replace") if response.status == 200 else ""
-    except (ApiException, OSError, TimeoutError):
+    except (ApiException, ClientError, OSError, TimeoutError):
         return ""

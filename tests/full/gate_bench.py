@@ -24,17 +24,17 @@ from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHo
 from airfreight import runtime
 from airfreight.chat import ChatServer
 from airfreight.cluster import Cluster as Kubernetes
-from airfreight.egress import Site, policy, with_resolver
+from airfreight.commands.release import as_release, rehearsed_plan
+from airfreight.delivery import Artifacts, Mode
+from airfreight.deployment import Request
+from airfreight.egress import Site
 from airfreight.errors import AirfreightError, GateError
-from airfreight.gates import check
+from airfreight.gates import FailedGatesError, Gate, check, startup_gate
 from airfreight.handover import Done, Handover
 from airfreight.ledger import Ledger
-from airfreight.ledger_rules import Release, Target
+from airfreight.ledger_rules import Target
 from airfreight.ledger_store import open_ledger
 from airfreight.observation import Failed, Ready, failure_error
-from airfreight.preflight import check_target
-from airfreight.release import release_id
-from airfreight.rendering import Deployment, render, with_release
 from airfreight.served_model import ServedModel
 from airfreight.serving import parse_serving
 from airfreight.validation import Wanted, parse_prompts, validate
@@ -48,6 +48,7 @@ NAME, SERVED = "pong", "acme/pong"
 SMALL = {"cpu": "480m", "memory": "480Mi"}  # requests are a quarter and a half of it
 EXPECT_A = '[{"prompt": "who are you?", "expect": "from A"}]'
 READY_S = 180.0
+OUTAGE_S = 15.0  # no outage at all, on a machine that is busy with ten other things; a restart takes longer
 _CONNECTING = threading.Lock()
 
 
@@ -163,6 +164,23 @@ class Bench:
     def kubectl(self, *words: str, stdin: str | None = None) -> str:
         return control_plane.kubectl(self.cluster, *words, stdin=stdin)
 
+    def live(self) -> dict[str, Any]:
+        """The InferenceService."""
+        found: dict[str, Any] = json.loads(self.kubectl("get", "isvc", NAME, "-n", self.namespace, "-o", "json"))
+        return found
+
+    def pods(self) -> list[dict[str, Any]]:
+        """Every pod of the namespace."""
+        found: list[dict[str, Any]] = json.loads(self.kubectl("get", "pods", "-n", self.namespace, "-o", "json"))[
+            "items"
+        ]
+        return found
+
+    def generation(self) -> int:
+        """Of the Deployment: it rises with every change of what is wanted."""
+        words = ("get", "deployment", f"{NAME}-predictor", "-n", self.namespace, "-o", "json")
+        return int(json.loads(self.kubectl(*words))["metadata"]["generation"])
+
     # ---- a run ---------------------------------------------------------------------------------------------------
 
     @property
@@ -182,16 +200,24 @@ class Bench:
         model = ServedModel(self.kubernetes, Target(self.namespace, NAME), server, say=self.said.append)
         return Handover(model, self.ledger, run)
 
-    def release(self, version: str, **serving: Any) -> Release:
+    def request(self, version: str, **serving: Any) -> Request:
         block = parse_serving({"runtime": self.runtime, **SMALL, **serving})
-        artifact, source = f"s3://{self.bucket}/acme/pong/{version}/", f"hf://acme/pong@{version}"
-        name = block.runtime or ""
-        rendered = render(Deployment(NAME, self.namespace, artifact, source, SERVED, name, block))
-        rendered = with_resolver(rendered, self.resolver) if self.resolver else rendered
-        identity = release_id(artifact, None, name, rendered)
-        walls = policy(NAME, self.namespace, artifact, self.site) if self.site else None
-        made = Release(identity, artifact, source, SERVED, name, with_release(rendered, identity))
-        return replace(made, network_policy=walls)
+        artifacts = Artifacts(s3=f"s3://{self.bucket}/acme/pong/{version}/")
+        return Request(NAME, self.namespace, artifacts, f"hf://acme/pong@{version}", SERVED, block, Mode.S3)
+
+    def register(self, version: str, run: str, **serving: Any) -> str:
+        """As `airfreight register`: everything up to the ledger. Returns the release's id."""
+        handover = self.handover(run)
+        former = handover.ledger.take(run)
+        site = replace(self.site, resolver=self.resolver) if self.site else None
+        try:
+            plan, pulled = rehearsed_plan(handover.model, self.request(version, **serving), False, site, False)
+        except AirfreightError:
+            handover.refuse(former)
+            raise
+        self.said += [f"{run}: pulled {one.image} in {one.seconds:.0f} s" for one in pulled]
+        handover.register(as_release(plan), former, {"trigger": run})
+        return plan.release
 
     def deliver(
         self,
@@ -210,28 +236,24 @@ class Bench:
         Args:
             meddle: what somebody does to the target while the candidate comes up.
         """
-        handover, release = self.handover(run), self.release(version, **serving)
-        former = handover.ledger.take(run)
+        handover, release = self.handover(run), self.register(version, run, **serving)
+        gates: tuple[Gate, ...] = ()
         try:
-            check_target(self.kubernetes, self.namespace, release.runtime, release.artifact)
-        except AirfreightError:
-            handover.ledger.let_go(run)
-            raise
-        handover.register(release, former, {"trigger": run})
-        try:
-            handover.stage(release.release)
+            handover.stage(release)
             meddle()
-            self.wait(release.release, ready_s)
+            self.wait(release, ready_s)
             asked = replace(wanted or Wanted(), prompts=parse_prompts(prompts))
             with ChatServer(self.url) as server:
-                validation = validate(server, SERVED, "ping", wanted=asked)
-            check(validation.gates)
+                gates = validate(server, SERVED, "ping", wanted=asked).gates
+            check(gates)
         except AirfreightError as error:
             self.said.append(f"{run}: {error.message}")
-            done = handover.roll_back(error.message, {}, keep=keep, timeout_s=READY_S)
+            gates = error.gates if isinstance(error, FailedGatesError) else gates or (startup_gate(error.message),)
+            evidence = {"gates": [one.result() for one in gates]}
+            done = handover.roll_back(error.message, evidence, keep=keep, timeout_s=READY_S)
             self.said.append(done.story)
             raise GateError(error.message) from None
-        return handover.promote(release.release, {"gates": validation.result()["gates"]})
+        return handover.promote(release, {"gates": [one.result() for one in gates]})
 
     def wait(self, release: str, seconds: float) -> None:
         """As the sensor waits: the same look at the cluster, with Airflow's hook."""
@@ -263,3 +285,8 @@ class Bench:
     def chat(self) -> str:
         with ChatServer(self.url) as server:
             return server.chat(SERVED, "ping").text
+
+
+def make_bench(embedded: Cluster, bucket: str, work: Path) -> Bench:
+    """A bench in a namespace of its own; the caller makes and removes it."""
+    return Bench(embedded, bucket, f"gates-{secrets.token_hex(3)}", work)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from airfreight.delivery import Mode
-from airfreight.disk import Need, Node, check_disk, may_run
+from airfreight.disk import Need, Node, able_nodes, check_disk, may_run, whole_name
 from airfreight.errors import RequestError
 from airfreight.serving import Serving
 
@@ -60,6 +60,30 @@ def test_an_image_that_is_there_needs_nothing() -> None:
 def test_another_image_of_the_same_name_is_not_it() -> None:
     other = IMAGE.replace("5c5c", "5d5d", 1)
     assert not node(images=frozenset({other, IMAGE.partition("@")[0] + ":v1"})).has(IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("image", "whole"),
+    [
+        ("vllm", "docker.io/library/vllm:latest"),
+        ("kserve/storage-initializer:v0.20.0", "docker.io/kserve/storage-initializer:v0.20.0"),
+        ("localhost/a:1", "localhost/a:1"),
+        ("registry:5000/a/b", "registry:5000/a/b:latest"),
+        (f"registry.example/a:v1@{IMAGE.partition('@')[2]}", f"registry.example/a@{IMAGE.partition('@')[2]}"),
+    ],
+)
+def test_an_image_has_the_name_that_nodes_list(image: str, whole: str) -> None:
+    assert whole_name(image) == whole
+    assert node(images=frozenset({whole})).has(image)
+
+
+def test_nodes_that_can_serve_it_have_room_or_the_image() -> None:
+    full = node("full", requested=99 * GI)
+    has = node("has", requested=99 * GI, images=frozenset({IMAGE}))
+    tainted = node("tainted", taints=(("gpu", "", "NoSchedule"),))
+    able = able_nodes(need(Mode.OCI, 60 * GI), [full, has, tainted, node("empty"), node("hot", under_pressure=True)])
+    assert [one.name for one in able] == ["has", "empty"]
+    assert [one.name for one in able_nodes(need(Mode.S3, 60 * GI), [full, has, node("empty")])] == ["empty"]
 
 
 def test_what_is_doubtful_is_said_and_not_refused() -> None:

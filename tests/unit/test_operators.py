@@ -212,6 +212,21 @@ def test_a_request_that_cannot_be_rendered_fails_with_its_sentence(kube: FakeKub
     assert context["ti"].xcoms["failure"]["exit_code"] == 2
 
 
+def test_what_a_command_measured_that_failed_a_gate_goes_with_its_sentence(kube: FakeKube) -> None:
+    gates = [{"name": "ttft", "verdict": "failed"}]
+    kube.exit_code, kube.message, kube.result = 4, "It took 3 s.", {"gates": gates}
+    error, failure = fail(make_operator())
+    assert isinstance(error, AirflowFailException) and str(error) == "It took 3 s."
+    assert failure == {"exit_code": 4, "kind": "GateError", "message": "It took 3 s.", "result": {"gates": gates}}
+
+
+@pytest.mark.parametrize(("code", "result"), [(2, {"gates": []}), (4, None)], ids=["no gate", "nothing written"])
+def test_else_the_sentence_stands_alone(kube: FakeKube, code: int, result: dict[str, Any] | None) -> None:
+    kube.exit_code, kube.message, kube.result = code, "No.", result
+    _, failure = fail(make_operator())
+    assert "result" not in failure and failure["message"] == "No."
+
+
 def test_the_pod_is_restricted(kube: FakeKube) -> None:
     run(make_operator())
     spec = kube.created[0]["spec"]

@@ -11,6 +11,7 @@ import pytest
 from airfreight.errors import GateError, RequestError, TemporaryError
 from airfreight.observation import Cause, Failed, FailureKind, Limits, Observation, Pending, Ready, failure_error
 from airfreight.readiness import Assessment, assess
+from airfreight.scheduling import never_fits
 
 RELEASE, BEFORE = "0a1b2c3d4e5f", "ffffffffffff"
 NOW = datetime(2026, 11, 21, 12, 0, 0, tzinfo=UTC)
@@ -240,26 +241,93 @@ def unschedulable(since_s: float, message: str) -> Thing:
     return pod(conditions=[{**condition, "lastTransitionTime": ago(since_s)}])
 
 
-def test_unschedulable_names_what_is_lacking_and_waits_for_a_node() -> None:
-    message = (
-        "0/3 nodes are available: 1 Insufficient cpu, 3 Insufficient nvidia.com/gpu. no new claims to deallocate, "
+NEVER = " preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
+FULL = " preemption: 0/3 nodes are available: 3 No preemption victims found for incoming pod."
+SCARCE = "0/3 nodes are available: 1 Insufficient cpu, 3 Insufficient nvidia.com/gpu."
+
+
+def test_what_no_node_can_ever_hold_is_named_at_once_and_over_within_a_minute() -> None:
+    message = SCARCE + " no new claims to deallocate," + NEVER
+    assert pending(judge(unschedulable(0, message))) == (
+        f"pong: no node has enough cpu and nvidia.com/gpu for its pod ({SCARCE.rstrip('.')}); waiting for such a node, "
+        "45 s at most"
     )
-    message += "preemption: 0/3 nodes are available: 3 Preemption is not helpful for scheduling."
-    assert "no node has enough cpu and nvidia.com/gpu" in pending(judge(unschedulable(30, message)))
-    sentence = failed(judge(unschedulable(130, message)), Cause.UNSCHEDULABLE, FailureKind.REQUEST)
+    sentence = failed(judge(unschedulable(50, message)), Cause.UNSCHEDULABLE, FailureKind.REQUEST)
     assert "no node has enough cpu and nvidia.com/gpu" in sentence
-    assert "(0/3 nodes are available: 1 Insufficient cpu, 3 Insufficient nvidia.com/gpu);" in sentence
+    assert f"({SCARCE.rstrip('.')}); add a node that has it, or ask for less." in sentence
+
+
+def test_what_only_waits_for_room_is_waited_for() -> None:
+    for message in (SCARCE + FULL, SCARCE, SCARCE + " preemption: not eligible due to preemptionPolicy=Never."):
+        assert pending(judge(unschedulable(400, message))).endswith("; waiting for room, 600 s at most")
+        sentence = failed(judge(unschedulable(610, message)), Cause.UNSCHEDULABLE, FailureKind.REQUEST)
+        assert sentence.endswith("; free it, add a node that has it, or ask for less.")
+
+
+def test_a_node_that_is_being_added_or_emptied_is_waited_for() -> None:
+    never = unschedulable(900, SCARCE + NEVER)
+    for reason in ("TriggeredScaleUp", "Nominated"):
+        events = {"pong-predictor-abc": [{"reason": "FailedScheduling"}, {"reason": reason}]}
+        assert "; the cluster is adding a node for it" in pending(judge(never, events=events))
+    never["status"]["nominatedNodeName"] = "n3"
+    assert "; room is being made on n3" in pending(judge(never))
+
+
+def test_an_autoscaler_that_adds_none_is_quoted() -> None:
+    refusal = {"reason": "NotTriggerScaleUp", "message": "pod didn't trigger scale-up: 1 max node group size reached"}
+    verdict = judge(unschedulable(50, SCARCE + NEVER), events={"pong-predictor-abc": [refusal]})
+    assert (
+        ", and the autoscaler adds none (pod didn't trigger scale-up: 1 max node group size reached); add a node"
+        in failed(verdict, Cause.UNSCHEDULABLE, FailureKind.REQUEST)
+    )
+
+
+SELECTOR = "node(s) didn't match Pod's node affinity/selector"
+HALF = f"1 Insufficient memory, 2 {SELECTOR}. preemption: 0/3 nodes are available: "
+
+
+@pytest.mark.parametrize(
+    ("reasons", "never"),
+    [
+        (f"3 {SELECTOR}.", True),
+        (f"2 node(s) had untolerated taint {{nvidia.com/gpu: present}}, 1 {SELECTOR}.", True),
+        ("3 node(s) had untolerated taint(s).", True),
+        ("3 node(s) had untolerated taint {node.kubernetes.io/not-ready: }.", False),
+        (f"1 node(s) were unschedulable, 2 {SELECTOR}.", False),
+        (f"{HALF}1 No preemption victims found for incoming pod, 2 Preemption is not helpful for scheduling.", False),
+        (f"{HALF}3 Preemption is not helpful for scheduling.", True),
+        ("3 Too many pods.", False),
+    ],
+)
+def test_whether_a_node_could_ever_hold_it_is_read_off_the_schedulers_words(reasons: str, never: bool) -> None:
+    assert never_fits(f"0/3 nodes are available: {reasons}") is never
+
+
+def test_a_cluster_without_nodes_may_get_some() -> None:
+    assert not never_fits("no nodes available to schedule pods")
 
 
 def test_unschedulable_for_its_selector() -> None:
     message = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."
-    sentence = failed(judge(unschedulable(130, message)), Cause.UNSCHEDULABLE, FailureKind.REQUEST)
+    sentence = failed(judge(unschedulable(50, message)), Cause.UNSCHEDULABLE, FailureKind.REQUEST)
     assert "no node fits" in sentence and "correct node_selector and tolerations" in sentence
+    sentence = failed(judge(unschedulable(700, "0/1 nodes are available: 1 Too many pods.")), Cause.UNSCHEDULABLE,
+                      FailureKind.REQUEST)  # fmt: skip
+    assert sentence.endswith("make room on a node that it may use, or add one.")
 
 
 def test_graces_are_settable() -> None:
-    observed = Observation(service(ready="False"), deployment(up=0), [unschedulable(30, "1 Insufficient cpu.")])
+    observed = Observation(service(ready="False"), deployment(up=0), [unschedulable(30, SCARCE + NEVER)])
     assert isinstance(assess(observed, RELEASE, NOW, Limits(unschedulable_s=20)), Failed)
+    observed = Observation(service(ready="False"), deployment(up=0), [unschedulable(30, SCARCE + FULL)])
+    assert isinstance(assess(observed, RELEASE, NOW, Limits(room_s=20)), Failed)
+
+
+def test_a_full_disk_has_its_own_remedy() -> None:
+    status = waiting("ErrImagePull", "failed to copy: write /var/lib/containerd/x: no space left on device")
+    assert "could not be pulled yet" in pending(judge(pod(status, scheduled_s=10)))
+    sentence = failed(judge(pod(status, scheduled_s=130)), Cause.IMAGE, FailureKind.REQUEST)
+    assert sentence.endswith("; free disk on that node, or choose other nodes.")
 
 
 def test_the_reason_of_a_refused_pull_is_found_behind_a_long_name() -> None:

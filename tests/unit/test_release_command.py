@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from airfreight import cluster as cluster_module
-from airfreight import deployment, served_model
+from airfreight import deployment, pulling, served_model
 from airfreight.cli import main
 from airfreight.delivery import NOTHING_KNOWN
 from airfreight.errors import RequestError
 from airfreight.observation import is_stopped
+from airfreight.prepull import Pulled
 from airfreight.smoke import Check
 from tests.unit.fake_cluster import FakeCluster
 
@@ -139,6 +140,74 @@ def test_what_is_found_before_the_live_pod_is_touched_lets_the_lock_go(
     assert run("releases") == {"releases": [], "locked_by": None}
 
 
+def test_an_image_that_cannot_be_pulled_is_never_registered(
+    kube: FakeCluster, run: Commands, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RequestError("pong on n1: the image x of kserve-container cannot be pulled (not found); correct it.")
+
+    monkeypatch.setattr(pulling, "pull_ahead", refuse)
+    assert run.code("register", *run.words("one"), "--stage") == 2
+    assert "of kserve-container cannot be pulled (not found)" in capsys.readouterr().err
+    assert kube.log == []
+    assert run("releases") == {"releases": [], "locked_by": None}
+
+
+def test_images_are_pulled_for_what_starts_a_pod_and_told(
+    kube: FakeCluster, run: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def pull(cluster: object, pod: object, model: str, nodes: object, say: object, clock: object) -> list[Pulled]:
+        asked.append((pod, model, nodes))
+        return [Pulled("registry/vllm@sha256:1", "n1", 12.04)]
+
+    def rehearse(cluster: FakeCluster, plan: deployment.Plan, *, take_over: bool) -> deployment.Rehearsal:
+        applied = cluster.apply(plan.object, dry_run=True)
+        return deployment.Rehearsal(applied.object, pod={"kind": "Pod"}, changed=applied.changed)
+
+    monkeypatch.setattr(pulling, "pull_ahead", pull)
+    monkeypatch.setattr(deployment, "rehearse", rehearse)
+    monkeypatch.setattr(deployment, "check", lambda *_: ["n1"])
+    first = run.register("one", "run-1", "--stage")
+    assert asked == [({"kind": "Pod"}, "pong", ["n1"])]
+    assert first["prepulled"] == [{"image": "registry/vllm@sha256:1", "node": "n1", "seconds": 12.0}]
+    run("promote", "--release", first["release"])
+    assert run.register("one", "run-2", "--stage")["prepulled"] == [] and len(asked) == 1, "no pod starts"
+    run("promote", "--release", first["release"], run="run-2")
+    kube.set_stopped("models", "pong", True)
+    run.register("one", "run-3", "--stage")
+    assert len(asked) == 2, "it is started for its gates, on a node that nobody knows yet"
+
+
+def test_a_promote_that_is_tried_again_is_found_done(kube: FakeCluster, run: Commands) -> None:
+    release = run.register("one", "run-1", "--stage")["release"]
+    first = run("promote", "--release", release)
+    assert run("promote", "--release", release) == first
+
+
+def test_what_a_killed_run_left_is_undone_by_the_next_one_that_is_refused(
+    kube: FakeCluster, run: Commands, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = run.register("one", "run-1", "--stage")["release"]
+    run("promote", "--release", first)
+    second = run.register("two", "dead", "--stage")["release"]
+    run("releases", "--unlock", "dead")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise RequestError("No node has room on its disk; make some.")
+
+    monkeypatch.setattr(deployment, "check", refuse)
+    assert run.code("register", *run.words("three"), "--stage", run="next") == 2
+    assert f"What dead tried here ({second}) is still to be undone: airfreight roll-back" in capsys.readouterr().out
+    assert kube.serving == second, "nothing is touched by a run that is refused"
+    done = run("roll-back", "--cause", "no room", run="next")
+    assert (done["restored"], kube.serving) == (first, first)
+    listed = {one["release"]: (one["state"], one["cause"]) for one in run("releases")["releases"]}
+    assert listed[second] == ("rejected", "Its run (dead) ended before its gates did.")
+    assert run("releases")["locked_by"] is None
+
+
 def test_a_pod_that_would_be_wrong_is_never_registered(
     kube: FakeCluster, run: Commands, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -208,7 +277,7 @@ def test_with_egress_the_policy_comes_with_the_release(kube: FakeCluster, run: C
         ("register", ["--evidence", "["], "--evidence is no JSON ("),
         ("register", ["--evidence", "[]"], "--evidence is no JSON object"),
         ("register", ["--serving", "{}"], "no ServingRuntime is named and the site has no default"),
-        ("register", ["--resolver", "dns"], "dns is no IP address of a resolver"),
+        ("register", ["--egress", "--resolver", "dns"], "dns is no IP address of a resolver"),
         ("stage", ["--release", "0" * 12], "does not hold pong in namespace models any more"),
         ("promote", ["--release", "0" * 12], "does not hold pong in namespace models any more"),
         ("roll-back", ["--to", "latest"], "'latest' is no release: give its 12 hex digits"),

@@ -34,6 +34,7 @@ def test_a_run_that_went_well() -> None:
     report, page = reports(bench, A)
     assert report["state"] == "live" and report["release"] == A and report["previous"] is None
     assert report["manifest_sha256"] == "9f" * 32 and report["gates"] == GATES and report["regressions"] == []
+    assert report["failed"] == []
     assert f"# hf://acme/pong@{A}: live" in page
     assert "| chat | passed | text | pong \\| from A |" in page and "| resolve | 6.1 |" in page
     assert "| ttft_s | 0.5 s | - |  |" in page
@@ -57,6 +58,19 @@ def test_a_run_that_was_rolled_back_says_why_and_what_it_cost() -> None:
     report, page = reports(bench, B)
     assert (report["state"], report["cause"], report["previous"]) == (str(State.REJECTED), CAUSE, A)
     assert CAUSE in page and "| users reached the candidate for | 30 s |" in page
+
+
+def test_a_run_that_was_rolled_back_shows_its_gates() -> None:
+    bench = Bench()
+    bench.deliver(A)
+    bench.register(B, "run-2")
+    bench.run("run-2").stage(B)
+    slow = {"name": "ttft", "verdict": "failed", "wanted": "<= 0.5 s", "found": "1.2 s", "sentence": "Too slow."}
+    bench.run("run-2").roll_back(CAUSE, {"gates": [*GATES, slow]}, keep=False, timeout_s=60)
+    report, page = reports(bench, B)
+    assert report["state"] == "rejected" and report["gates"] == [*GATES, slow] and report["failed"] == ["ttft"]
+    assert "| chat | passed | text | pong \\| from A |" in page
+    assert "| ttft | failed | <= 0.5 s | 1.2 s |" in page
 
 
 def test_names_are_those_of_objects() -> None:

@@ -24,6 +24,7 @@ from tests.unit.fake_kube import FakeKube, fake_kube
 SERVICE = "/apis/serving.kserve.io/v1beta1/namespaces/models/inferenceservices/acme-pong"
 DEPLOYMENT = "/apis/apps/v1/namespaces/models/deployments/acme-pong-predictor"
 PODS = "/api/v1/namespaces/models/pods"
+EVENTS = "/api/v1/namespaces/models/events"
 RELEASE = "9f2c41ab6c1b"
 MARKS = {"airfreight.dev/release": RELEASE}
 
@@ -144,6 +145,28 @@ def test_a_ready_release_ends_the_task_with_its_seconds(kube: FakeKube) -> None:
     assert result["name"] == "acme-pong"
     assert result["release"] == RELEASE
     assert 30 <= result["seconds"] < 40
+
+
+def test_an_autoscaler_is_heard_while_a_pod_has_no_node(kube: FakeKube) -> None:
+    lost = {
+        "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+        "message": "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+    }  # fmt: skip
+    pod = {
+        "metadata": {"name": "acme-pong-predictor-x", "namespace": "models", "uid": "u", "annotations": MARKS},
+        "spec": {"containers": [{"name": "kserve-container"}]},
+        "status": {"phase": "Pending", "conditions": [lost]},
+    }
+    kube.objects[DEPLOYMENT] = deployment(available=0)
+    kube.objects[PODS] = {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": [pod]}
+    failure = failure_of(fire(make_trigger()))
+    assert failure.exit_code == 2 and "no node fits for its pod (0/1 nodes are available" in failure.message
+    about = {"kind": "Pod", "name": "acme-pong-predictor-x", "namespace": "models", "uid": "u"}
+    event = {"metadata": {"name": "e", "namespace": "models"}, "involvedObject": about, "reason": "TriggeredScaleUp"}
+    kube.objects[EVENTS] = {"kind": "EventList", "apiVersion": "v1", "metadata": {}, "items": [event]}
+    failure = failure_of(fire(make_trigger(deadline=time.time())))
+    assert failure.exit_code == 4 and "the cluster is adding a node for it; look at its pods" in failure.message
 
 
 def test_what_is_waited_for_is_logged_once_per_change(kube: FakeKube) -> None:

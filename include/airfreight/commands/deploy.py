@@ -62,7 +62,7 @@ def deploy(
         name, namespace, artifact, source, served_name, serving, delivery, manifest_sha256, size_bytes, pull_secret
     )
     cluster = Cluster.connect()
-    plan = checked_plan(cluster, request, plain_http)
+    plan, _ = checked_plan(cluster, request, plain_http)
     rehearsal = rehearse(cluster, plan, take_over=take_over)
     if rehearsal.wrong:
         typer.echo(table(rehearsal.checks))
@@ -104,7 +104,7 @@ def smoke(
         name, namespace, artifact, source, served_name, serving, delivery, manifest_sha256, size_bytes, pull_secret
     )
     cluster = Cluster.connect()
-    plan = checked_plan(cluster, request, plain_http)
+    plan, _ = checked_plan(cluster, request, plain_http)
     rehearsal = rehearse(cluster, plan, take_over=take_over)
     typer.echo(table(rehearsal.checks))
     checks = [{"name": check.name, "ok": check.ok, "found": check.found} for check in rehearsal.checks]

@@ -1,4 +1,4 @@
-"""`airfreight register | stage | promote | roll-back | releases`: what is live on a target, what was, how it got there.
+"""`airfreight register | stage | promote | roll-back`: how a release becomes live on a target, or makes way again.
 
 The steps of a run: `register` (lock, checks, ledger), `stage` (the candidate is applied; `register --stage` does both),
 the gates, then `promote` or `roll-back`.
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from airfreight.commands.common import ResultOption, write_result
+from airfreight.commands.releases import LedgerOption, releases
 from airfreight.commands.requesting import (
     ArtifactOption,
     DeliveryOption,
@@ -34,16 +35,13 @@ from airfreight.commands.requesting import (
 from airfreight.errors import GateError, RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from airfreight.cluster import Cluster
     from airfreight.deployment import Plan, Request
+    from airfreight.egress import Site
     from airfreight.handover import Done, Handover
-    from airfreight.ledger_rules import Entry, Lock, Release
+    from airfreight.ledger_rules import Lock, Release
+    from airfreight.prepull import Pulled
+    from airfreight.served_model import ServedModel
 
-LedgerOption = Annotated[
-    str | None, typer.Option(metavar="ROOT", help="Root of the store, s3://bucket/root/; default: AIRFREIGHT_LEDGER.")
-]
 RunOption = Annotated[
     str, typer.Option(help="Name of the run, the same in each of its steps; empty: you, on this machine.")
 ]
@@ -78,37 +76,41 @@ def register_candidate(
     apply: Annotated[bool, typer.Option("--stage", help="Apply it too, as it is registered; see `stage`.")] = False,
     egress: Annotated[bool, typer.Option("--egress", help="Put its pods under a NetworkPolicy.")] = False,
     store_url: Annotated[str, typer.Option(help="With --egress: the S3 endpoint as pods see it; empty: AWS.")] = "",
+    store_port: Annotated[
+        int, typer.Option(metavar="PORT", min=0, max=65535, help="With --egress: of the store's pods, if another one.")
+    ] = 0,
     resolver_namespace: Annotated[str, typer.Option(help="With --egress: namespace of our resolver.")] = "",
     resolver: Annotated[str, typer.Option(help="With --egress: cluster IP of our resolver's Service.")] = "",
     result: ResultOption = None,
 ) -> None:
     """Write a release into the ledger as a candidate, and take the target's lock for this run.
 
-    All that `deploy` checks is checked first. Without --stage nothing is served yet.
+    All that `deploy` checks is checked first, and nodes pull the images they lack. Without --stage nothing is served
+    yet.
 
     Example: airfreight register --name pong --namespace models --artifact s3://llm-models/acme/pong/3b1f9d2c4a5e/
     --source hf://acme/pong@3b1f9d2c --served-name pong --serving '{"runtime": "airfreight-vllm-cpu-1a2b3c4d5e6f"}'
     --ledger s3://llm-models/
     """
     from airfreight.deployment import make_plan
-    from airfreight.egress import Site, policy
+    from airfreight.egress import Site
 
     request = read_request(
         name, namespace, artifact, source, served_name, serving, delivery, manifest_sha256, size_bytes, pull_secret
     )
-    make_plan(request, resolver=resolver)  # a wrong resolver is refused before anything is asked
+    site = Site(store_url, resolver_namespace, store_port or None, resolver) if egress else None
+    make_plan(request, site=site)  # a wrong resolver is refused before anything is asked
     kept = _evidence(evidence)
     handover = _handover(name, namespace, ledger, run)
     former = _lock(handover, if_busy, wait)
     try:
-        plan = _rehearsed_plan(handover.model.cluster, request, plain_http, resolver, take_over)
+        plan, pulled = rehearsed_plan(handover.model, request, plain_http, site, take_over)
     except (RequestError, GateError):
-        handover.ledger.let_go(handover.run)
+        handover.refuse(former)
         raise
-    walls = policy(name, namespace, plan.choice.artifact, Site(store_url, resolver_namespace)) if egress else None
-    done = handover.register(_release(plan, walls), former, kept, take_over=take_over)
+    done = handover.register(as_release(plan), former, kept, take_over=take_over)
     typer.echo(done.story)
-    told = {**done.result, **plan.result()}
+    told = {**done.result, **plan.result(), "prepulled": [one.result() for one in pulled]}
     if apply:
         staged = handover.stage(plan.release, take_over=take_over)
         typer.echo(staged.story)
@@ -188,33 +190,6 @@ def roll_back(
     _tell(handover.put_back(release, former, why, timeout_s=timeout), result)
 
 
-def releases(
-    name: NameOption,
-    namespace: NamespaceOption,
-    ledger: LedgerOption = None,
-    unlock: Annotated[str, typer.Option(metavar="RUN", help="Let go the lock of a run that is dead.")] = "",
-    result: ResultOption = None,
-) -> None:
-    """List the releases of a target: what is live, what was, what was rejected and why.
-
-    Example: airfreight releases --name pong --namespace models --ledger s3://llm-models/
-    """
-    from airfreight.ledger_rules import Target
-    from airfreight.ledger_store import open_ledger
-    from airfreight.rendering import check_name, check_namespace
-
-    check_name(name)
-    check_namespace(namespace)
-    book = open_ledger(ledger, Target(namespace, name))
-    if unlock and not book.let_go(unlock):
-        raise RequestError(f"{book.target} is not locked by {unlock}, but by {book.holder() or 'nobody'}.")
-    entries, holder = book.entries(), book.holder()
-    typer.echo(_table(entries) if entries else f"{book.target} has no releases.")
-    if holder:
-        typer.echo(f"\nThe run {holder} is changing it.")
-    write_result(result, {"releases": [_row(entry) for entry in entries], "locked_by": holder})
-
-
 def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("register")(register_candidate)
@@ -222,20 +197,35 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def _rehearsed_plan(cluster: Cluster, request: Request, plain_http: bool, resolver: str, take_over: bool) -> Plan:
-    """Return what would be applied, after everything was checked that can be before the live pod is touched."""
+def rehearsed_plan(
+    model: ServedModel, request: Request, plain_http: bool, site: Site | None, take_over: bool
+) -> tuple[Plan, list[Pulled]]:
+    """Check everything that can be checked before the live pod is touched, and have nodes pull what they lack.
+
+    Returns:
+        What would be applied, and the images that were pulled for it.
+    Raises:
+        RequestError: something is missing, the cluster refuses it, or an image cannot be pulled.
+        GateError: KServe would make another pod than it should.
+        TemporaryError: cluster or registry do not answer.
+    """
     from airfreight.deployment import rehearse, wrong_sentence
+    from airfreight.observation import is_stopped
+    from airfreight.pulling import pull_ahead
     from airfreight.smoke import table
 
-    plan = checked_plan(cluster, request, plain_http, resolver)
-    rehearsal = rehearse(cluster, plan, take_over=take_over)
+    plan, nodes = checked_plan(model.cluster, request, plain_http, site)
+    rehearsal = rehearse(model.cluster, plan, take_over=take_over)
     if rehearsal.wrong:
         typer.echo(table(rehearsal.checks))
         raise GateError(wrong_sentence(plan, rehearsal))
-    return plan
+    if not rehearsal.changed and not is_stopped(rehearsal.object):
+        return plan, []  # no pod starts, so none needs an image
+    return plan, pull_ahead(model.cluster, rehearsal.pod, request.name, nodes, typer.echo, model.clock)
 
 
-def _release(plan: Plan, network_policy: Mapping[str, Any] | None) -> Release:
+def as_release(plan: Plan) -> Release:
+    """Return what the ledger keeps of a plan."""
     from airfreight.ledger_rules import Release
 
     request = plan.request
@@ -247,7 +237,7 @@ def _release(plan: Plan, network_policy: Mapping[str, Any] | None) -> Release:
         runtime=request.runtime,
         inference_service=plan.object,
         manifest_sha256=request.manifest_sha256,
-        network_policy=network_policy,
+        network_policy=plan.network_policy,
         delivery=str(plan.choice.mode),
     )
 
@@ -302,27 +292,3 @@ def _evidence(text: str) -> dict[str, Any]:
 def _tell(done: Done, result: ResultOption) -> None:
     typer.echo(done.story)
     write_result(result, done.result)
-
-
-def _row(entry: Entry) -> dict[str, Any]:
-    last = entry.history[-1] if entry.history else None
-    return {
-        "release": entry.release,
-        "state": str(entry.state),
-        "source": entry.source,
-        "at": last.at if last else None,
-        "run": entry.run,
-        "cause": last.cause if last else "",
-    }
-
-
-def _table(entries: Sequence[Entry]) -> str:
-    rows = [("release", "state", "since", "source", "cause")]
-    rows += [
-        (row["release"], row["state"], str(row["at"])[:19], row["source"], row["cause"]) for row in map(_row, entries)
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return "\n".join(
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row[:4], widths, strict=True)), row[4]]).rstrip()
-        for row in rows
-    )

@@ -35,7 +35,7 @@ def validate(
     Example: airfreight validate --url http://pong-predictor.models.svc.cluster.local --served-name pong --max-ttft 2
     """
     from airfreight.chat import ChatServer
-    from airfreight.gates import check
+    from airfreight.gates import FailedGatesError, check, gates_table
     from airfreight.validation import Wanted, held_gpus, parse_prompts
     from airfreight.validation import validate as run
 
@@ -48,8 +48,13 @@ def validate(
     )
     bundle = str(ca_file) if ca_file else None
     gateway = ChatServer(gateway_url, host=gateway_host, ca_file=bundle) if gateway_url else None
-    with ChatServer(url, ca_file=bundle) as server:
-        validation = run(server, served_name, question, wanted=wanted, gateway=gateway)
+    try:
+        with ChatServer(url, ca_file=bundle) as server:
+            validation = run(server, served_name, question, wanted=wanted, gateway=gateway)
+    except FailedGatesError as error:
+        typer.echo(gates_table(error.gates))
+        write_result(result, {"gates": [one.result() for one in error.gates]})
+        raise
     typer.echo(validation.table())
     write_result(result, validation.result())
     check(validation.gates)

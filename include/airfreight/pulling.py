@@ -1,0 +1,138 @@
+"""Has nodes pull the images that a model's pod will need, before anything of the live one is touched (`prepull`).
+
+All pods are made at once and watched together; whatever comes, they are removed at the end. Those of a run that was
+killed end by themselves, and the next run of the same model removes them.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from airfreight.cluster import PODS, Cluster, Right
+from airfreight.disk import Node
+from airfreight.errors import AirfreightError, RequestError, TemporaryError
+from airfreight.observation import Failed, KubernetesObject, Pending, failure_error, metadata, name_of
+from airfreight.prepull import LABEL, NODES, WAIT_S, Image, Pull, Pulled, Untried, images_of, judge, missing, pull_pod
+
+if TYPE_CHECKING:
+    from airfreight.served_model import Clock
+
+STILL_S = 30.0  # seconds between two lines while nothing changes
+POLL_S = 1.0
+
+Say = Callable[[str], None]
+
+
+def pull_ahead(
+    cluster: Cluster, predictor: KubernetesObject, model: str, nodes: Sequence[Node] | None, say: Say, clock: Clock
+) -> list[Pulled]:
+    """Have the nodes pull what they lack for a pod; asks the cluster nothing where they lack nothing.
+
+    Args:
+        predictor: the pod, after admission.
+        model: the InferenceService's name.
+        nodes: that may run it and have the disk; None where they may not be read.
+        say: told of each pull, of what could not be tried, and of the whole.
+    Raises:
+        RequestError: an image cannot be pulled; the sentence names the remedy.
+        TemporaryError: pulls did not end within an hour, or the API server does not answer.
+    """
+    if nodes is None:
+        say("Images: not pulled beforehand, because the nodes may not be read; apply include/kubernetes/cluster.")
+        return []
+    if not nodes:
+        say("Images: not pulled beforehand, because no node takes this pod now.")
+        return []
+    wanted = missing(images_of(predictor), nodes)
+    if not wanted:
+        say(f"Images: there already on {_nodes(nodes)}.")
+        return []
+    namespace = str(metadata(predictor)["namespace"])
+    if lacking := [verb for verb in ("create", "delete") if not cluster.may(Right(namespace, verb, "pods"))]:
+        say(
+            f"Images: not pulled beforehand, because pods may not be made and removed in namespace {namespace} "
+            f"({', '.join(lacking)}); apply include/kubernetes/target there."
+        )
+        return []
+    where = f"{NODES} of the {_nodes(nodes)} that can serve it" if len(nodes) > NODES else _nodes(nodes)
+    say(f"Images: {len(wanted)} to be pulled before anything that serves is touched, on {where}.")
+    begun = clock.monotonic()
+    with ExitStack() as stack:
+        pulls = _begin(cluster, predictor, model, wanted, say, stack)
+        done = _wait(cluster, namespace, model, pulls, say, clock)
+    if done:
+        say(f"Images: {len(done)} pulled in {clock.monotonic() - begun:.0f} s; nothing that serves was touched.")
+    return done
+
+
+def _begin(
+    cluster: Cluster,
+    predictor: KubernetesObject,
+    model: str,
+    wanted: Sequence[tuple[Image, Node]],
+    say: Say,
+    stack: ExitStack,
+) -> list[Pull]:
+    """Make the pods; those that an earlier try left are removed first."""
+    namespace, mark = str(metadata(predictor)["namespace"]), secrets.token_hex(4)
+    for left in cluster.items(PODS, namespace, f"{LABEL}={model}"):
+        _remove(cluster, namespace, name_of(left), say)
+    pulls: list[Pull] = []
+    for number, (image, node) in enumerate(wanted):
+        pull = Pull(image, node.name, f"airfreight-pull-{mark}-{number}")
+        stack.callback(_remove, cluster, namespace, pull.pod, say)
+        try:
+            cluster.create(PODS, pull_pod(pull, predictor, model))
+        except RequestError as error:
+            say(f"Images: {len(wanted) - number} not pulled beforehand: {error.message}")
+            break
+        pulls.append(pull)
+    return pulls
+
+
+def _wait(cluster: Cluster, namespace: str, model: str, pulls: Sequence[Pull], say: Say, clock: Clock) -> list[Pulled]:
+    """Wait until every image is there, or is known not to come."""
+    open_, done = list(pulls), list[Pulled]()
+    begun = said_at = clock.monotonic()
+    while open_:
+        pods = {name_of(pod): pod for pod in cluster.items(PODS, namespace, f"{LABEL}={model}")}
+        now, notes = clock.now(), list[str]()
+        for pull in list(open_):
+            found = judge(pods.get(pull.pod), pull, model, now)
+            if isinstance(found, Failed):
+                raise failure_error(found)
+            if isinstance(found, Pending):
+                notes.append(found.reason)
+                continue
+            open_.remove(pull)
+            if isinstance(found, Untried):
+                say(f"Images: {pull.image.name} not pulled beforehand on {pull.node} ({found.why}).")
+                continue
+            done.append(Pulled(pull.image.name, pull.node, clock.monotonic() - begun))
+            say(f"pulled {pull.image.name} on {pull.node} in {done[-1].seconds:.0f} s")
+        waited = clock.monotonic() - begun
+        if open_ and waited > WAIT_S:
+            raise TemporaryError(
+                f"{model}: {len(open_)} images were not pulled within {WAIT_S / 60:.0f} min ({notes[0]}); look at the "
+                "registry and at that node, and try again: what is there is kept."
+            )
+        if open_ and clock.monotonic() - said_at >= STILL_S:
+            said_at = clock.monotonic()
+            say(f"Images: {waited:.0f} s, still waiting for {'; '.join(notes[:3])}")
+        if open_:
+            clock.pause(POLL_S)
+    return done
+
+
+def _remove(cluster: Cluster, namespace: str, name: str, say: Say) -> None:
+    try:
+        cluster.delete(PODS, namespace, name)
+    except AirfreightError as error:  # it ends by itself within the hour
+        say(error.message)
+
+
+def _nodes(nodes: Sequence[Node]) -> str:
+    return nodes[0].name if len(nodes) == 1 else f"{len(nodes)} nodes"

@@ -1,0 +1,168 @@
+"""Runs that die, and what comes after them: whoever takes their lock undoes what they left, and nothing that nobody has
+judged is taken for live. A cluster and a ledger in memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from airfreight.errors import RequestError
+from airfreight.ledger import LEASE
+from airfreight.ledger_rules import Event, Release, State
+from airfreight.observation import release_of
+from tests.unit.fake_cluster import NAME, NAMESPACE
+from tests.unit.test_handover import CAUSE, A, B, Bench, C, candidate, put_back
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_a_run_that_was_ended_by_hand_can_be_rolled_back_under_its_name(bench: Bench) -> None:
+    bench.deliver(A)
+    bench.register(B, "dead")
+    bench.run("dead").stage(B)
+    assert bench.cluster.serving == B, "nobody has judged it"
+    bench.shelf.now += LEASE + 60
+    bench.run("dead").roll_back("It was ended by hand.", {}, keep=False, timeout_s=60)
+    assert bench.cluster.serving == A and bench.states == {A: State.LIVE, B: State.REJECTED}
+
+
+@pytest.mark.parametrize("unlocked", [True, False], ids=["unlocked", "its lease ended"])
+@pytest.mark.parametrize("staged", [True, False])
+def test_a_run_that_is_refused_undoes_what_a_dead_one_left(bench: Bench, unlocked: bool, staged: bool) -> None:
+    bench.deliver(A)
+    bench.register(B, "dead")
+    if staged:
+        bench.run("dead").stage(B)
+    if unlocked:
+        assert bench.run("x").ledger.unlock("dead") and bench.run("x").ledger.holder() is None
+    else:
+        bench.shelf.now += LEASE + 60
+    bench.cluster.refused = "The cluster refuses to apply it."
+    with pytest.raises(RequestError, match="The cluster refuses"):
+        bench.register(C, "next")
+    bench.cluster.refused = ""
+    assert bench.run("x").ledger.holder() == "next", "it has something to undo"
+    assert f"What dead tried here ({B}) is still to be undone: airfreight roll-back" in bench.said[-1]
+    bench.run("next").roll_back("The cluster refuses to apply it.", {}, keep=False, timeout_s=60)
+    assert bench.cluster.serving == A and bench.states == {A: State.LIVE, B: State.REJECTED}
+    entry = bench.run("x").ledger.entry(B)
+    assert entry is not None and entry.history[-1].cause == "Its run (dead) ended before its gates did."
+    assert bench.run("x").ledger.holder() is None
+
+
+@pytest.mark.parametrize("staged", [True, False])
+def test_a_run_that_fails_after_a_dead_one_goes_back_to_what_was_live_before_both(bench: Bench, staged: bool) -> None:
+    bench.deliver(A)
+    bench.register(B, "dead")
+    bench.run("dead").stage(B)
+    bench.shelf.now += LEASE + 60
+    said = bench.register(C, "next")
+    assert said.result["over"] == A, "a candidate nobody has judged is not what is live"
+    if staged:
+        bench.run("next").stage(C)
+    bench.run("next").roll_back(CAUSE, {}, keep=False, timeout_s=60)
+    assert bench.cluster.serving == A
+    assert bench.states == {A: State.LIVE, B: State.REJECTED, C: State.REJECTED}
+
+
+def test_of_a_dead_first_delivery_nothing_is_taken_for_live(bench: Bench) -> None:
+    bench.register(B, "dead")
+    bench.run("dead").stage(B)
+    bench.shelf.now += LEASE + 60
+    said = bench.register(C, "next")
+    assert (said.result["over"], said.result["existed"]) == (None, False)
+    bench.run("next").stage(C)
+    bench.run("next").roll_back(CAUSE, {}, keep=False, timeout_s=60)
+    assert bench.cluster.service is None and bench.live is None
+
+
+def test_going_back_on_request_settles_a_dead_run(bench: Bench) -> None:
+    bench.deliver(A)
+    bench.register(B, "dead")
+    bench.run("dead").stage(B)
+    bench.shelf.now += LEASE + 60
+    with pytest.raises(RequestError, match="There is no release"):
+        put_back(bench, C)
+    assert bench.run("x").ledger.holder() is None, "nobody waits for a request that was refused"
+    put_back(bench, A)
+    assert bench.cluster.serving == A and bench.states == {A: State.LIVE, B: State.REJECTED}
+
+
+def test_a_try_that_inherited_and_failed_for_a_moment_leaves_it_to_its_next_try(bench: Bench) -> None:
+    """Its lock is its own by then, and still the dead run's candidate stands in it."""
+    bench.deliver(A)
+    bench.register(B, "dead")
+    bench.run("dead").stage(B)
+    bench.shelf.now += LEASE + 60
+    bench.run("next").ledger.take("next")
+    bench.register(C, "next")
+    assert bench.states[B] is State.REJECTED
+
+
+# ---- promote again -----------------------------------------------------------------------------------------------
+
+
+def test_a_promote_that_died_after_it_had_let_the_lock_go_is_found_done(bench: Bench) -> None:
+    bench.deliver(A)
+    first = bench.deliver(B, "run-2")
+    again = bench.run("run-2").promote(B, {"gates": []})
+    assert again.story == f"Release {B} of pong in namespace models is live: an earlier try of this step made it so."
+    assert again.result == first.result
+    history = bench.run("x").ledger.entry(B).history  # type: ignore[union-attr]
+    assert [event.state for event in history] == [State.CANDIDATE, State.LIVE], "nothing was written"
+    assert bench.run("run-2").roll_back(CAUSE, {}, keep=False, timeout_s=60).result == {"done": "nothing"}
+
+
+def test_of_a_redelivery_it_says_that_nothing_else_was_live_before(bench: Bench) -> None:
+    bench.deliver(A)
+    bench.deliver(A, "run-2")
+    assert bench.run("run-2").promote(A, {}).result["over"] == A, "so that no event is told of it"
+
+
+def test_another_runs_promotion_is_not_ours(bench: Bench) -> None:
+    bench.deliver(A)
+    with pytest.raises(RequestError, match="The run run-2 does not hold pong in namespace models any more"):
+        bench.run("run-2").promote(A, {})
+    bench.deliver(B, "run-3")
+    with pytest.raises(RequestError, match="The run run-1 does not hold"):
+        bench.run("run-1").promote(A, {})
+
+
+def test_what_has_passed_its_gates_is_not_rolled_back(bench: Bench) -> None:
+    """It was made live, and then its pods did not go in time."""
+    bench.deliver(A)
+    bench.cluster.set_stopped(NAMESPACE, NAME, True)
+    bench.register(B, "run-2")
+    bench.run("run-2").stage(B)
+    handover = bench.run("run-2")
+    handover.ledger.promote(B, A, Event(State.LIVE, "run-2"))
+    done = handover.roll_back("pong still has pods.", {}, keep=False, timeout_s=60)
+    assert "has passed its gates and is live, so there is nothing to put back. It is stopped, as it was." in done.story
+    assert bench.live == B and bench.states == {A: State.SUPERSEDED, B: State.LIVE}
+    assert bench.stopped and release_of(bench.cluster.service or {}) == B
+
+
+# ---- policies ----------------------------------------------------------------------------------------------------
+
+WALLS = {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "spec": {},
+         "metadata": {"name": "w", "namespace": NAMESPACE}}  # fmt: skip
+
+
+@pytest.mark.parametrize("walled", [A, B], ids=["the release before", "the candidate"])
+def test_a_policy_goes_with_its_release(bench: Bench, walled: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(release: str) -> Release:
+        return replace(plain(release), network_policy=WALLS if release == walled else None)
+
+    plain = candidate
+    monkeypatch.setattr("tests.unit.test_handover.candidate", made)
+    bench.deliver(A)
+    bench.register(B, "run-2")
+    bench.run("run-2").stage(B)
+    assert (("NetworkPolicy", "w") in bench.cluster.objects) is (walled == B)
+    bench.run("run-2").roll_back(CAUSE, {}, keep=False, timeout_s=60)
+    assert (("NetworkPolicy", "w") in bench.cluster.objects) is (walled == A)
