@@ -19,7 +19,7 @@ from airfreight_airflow.operators import (
     WRITE,
     AirfreightPodOperator,
 )
-from airfreight_airflow.promoting import AnnouncingOperator, GateMacros, RollBackOperator
+from airfreight_airflow.promoting import AnnouncingOperator, GateMacros, ProveEgressOperator, RollBackOperator
 from airfreight_airflow.reports import write_report
 from airfreight_airflow.resolving import ResolveOperator, off_the_way, split_pods
 from airfreight_airflow.sensors import ReleaseReadySensor
@@ -46,17 +46,19 @@ time changes a model; another one waits for its end, or is refused (`if_busy`).
 | `build_modelcar`, `build_slices` | streams into the registry, one layer per weight file, and names the image by its digest; likewise | login of the registry (`registry_secret`), no right to push, a registry that refuses large layers. Clear the task: layers that are there are not sent again |
 | `render` | `deploy` off: prints the InferenceService for people who deploy it themselves | wrong serving fields |
 | `smoke_test` | images: shows the pod that KServe would make, without making it | this cluster cannot deliver that way; a pull secret is missing: the sentence names the remedy |
-| `deploy` | takes the model's lock, checks and rehearses as `smoke_test` does, writes the release into the ledger as a candidate, then applies exactly what the ledger holds: up to there nothing live was touched. One pod for all of it (`airfreight register --stage`), for each pod costs Airflow some 4 s | another run is at this model (`if_busy`); somebody edited the InferenceService by hand (`take_over`); no rights in the namespace, no such runtime, KServe refuses the object |
+| `deploy` | takes the model's lock, checks and rehearses as `smoke_test` does, has the nodes pull the images they lack, writes the release into the ledger as a candidate, then applies exactly what the ledger holds: up to there nothing live was touched. One pod for all of it (`airfreight register --stage`), for each pod costs Airflow some 4 s | another run is at this model (`if_busy`); somebody edited the InferenceService by hand (`take_over`); no rights in the namespace, no such runtime, KServe refuses the object; an image that no node can pull |
 | `wait_until_ready` | waits for *this* release; writes what it sees | image, memory, GPUs, storage: the sentence says which |
 | `validate` | the gates: `/v1/models`, a chat completion through the Service, and what the request asks for: speed, expected answers, GPUs in use, the way through a gateway | the model loads and cannot chat: look at the server's log and at `server_args`; a gate failed: its sentence says what was wanted and what was found |
+| `prove_egress` | where the site wants it (`egress` of its settings): the egress gate. The pods' NetworkPolicy is there, it bites, and from their first moment to the last answer they looked up nothing but their store | the model server asked for something outside: its image or arguments want it; or nothing could be proven and the site requires it: the sentence names what is missing |
 | `promote` | the release is live: the ledger's pointer moves, the model's asset tells it, a model that was stopped is stopped again | another run was faster, or the InferenceService carries another release by now |
-| `roll_back` | only if one of the last four failed: puts back what was live, with its runtime, waits until it answers, rejects the candidate with the cause; a first release is removed, or kept stopped (`keep_failed`) | what is put back does not answer either: look at it at once, and see `roll_back_model` |
+| `roll_back` | only if one of the last five failed: puts back what was live, with its runtime, waits until it answers, rejects the candidate with the cause; a first release is removed, or kept stopped (`keep_failed`) | what is put back does not answer either: look at it at once, and see `roll_back_model` |
 | `report` | reads the artifact back, writes the report beside the store; a run that was rolled back has its report beside the rejected release, by `roll_back` | the store cannot be reached with connection `airfreight_store` |
 
 **On call.** The last line of the failed task's log is one sentence: what is wrong and what to change. It is also the XCom `failure`.
 A wrong request (exit code 2), wrong bytes (3) or a model that fails a gate (4) is not retried: change what the sentence names and
 trigger again. Anything else was retried twice already: look at the hub, the store, the registry or the cluster, then clear the failed task.
 After a rollback clear `deploy` and what follows it, or trigger again: the later tasks alone find no release of theirs any more.
+A run that is ended by hand or by its time rolls nothing back: `airfreight roll-back --run deliver_model/RUN_ID` does, or the next delivery (docs/releases.md).
 What is live, what was, and why a release was rejected: `airfreight releases --name NAME --namespace NAMESPACE --ledger s3://llm-models/`; with
 `--unlock RUN` it frees the model of a run that was killed. A task that reads the volume is cleared together with `download` and all that follows: its volume is gone. Marking a task as failed deletes its pod.
 `airfreight doctor` checks cluster, rights, store and registry.
@@ -191,6 +193,12 @@ with DAG(
     smoke_test = AirfreightPodOperator(
         task_id="smoke_test", role=DEPLOYER, arguments=["smoke", *release], switches=take_over, **either
     )
+    walls = [
+        *("--store-url", "{{ airfreight.wall('store_endpoint') }}"),
+        *("--store-port", "{{ airfreight.wall('store_port') }}"),
+        *("--resolver-namespace", "{{ airfreight.wall('resolver_namespace') }}"),
+        *("--resolver", "{{ airfreight.wall('resolver') }}"),
+    ]
     deploy = AirfreightPodOperator(
         task_id="deploy",
         role=RELEASER,
@@ -200,10 +208,11 @@ with DAG(
             *ledger,
             *("--if-busy", "{{ airfreight.if_busy(params) }}"),
             *("--evidence", "{{ gates.trigger(dag_run) }}"),
+            *walls,
         ],
         flags=["--stage"],
-        switches=take_over,
-        execution_timeout=timedelta(minutes=75),  # an hour of it for the end of another run at this model
+        switches={**take_over, "--egress": "{{ airfreight.walled() }}"},
+        execution_timeout=timedelta(minutes=140),  # an hour for another run at this model, an hour to pull its images
         **either,
     )
     wait_until_ready = ReleaseReadySensor(
@@ -231,14 +240,27 @@ with DAG(
             *("--ca-file", "{{ airfreight.ca_file() }}"),
         ],
     )
+    prove_egress = ProveEgressOperator(
+        task_id="prove_egress",
+        role=DEPLOYER,
+        arguments=[
+            *("egress", *target),
+            *("--artifact", deploy.output["artifact"]),
+            *("--release", deploy.output["release"]),
+            *("--image", "{{ airfreight.image() }}"),
+            *walls,
+        ],
+        switches={"--required": "{{ airfreight.proof_required() }}"},
+    )
     promote = AnnouncingOperator(
         task_id="promote",
         role=RELEASER,
         arguments=[
             *("promote", *target, *ledger),
             *("--release", deploy.output["release"]),
-            *("--evidence", "{{ gates.passed(ti) }}"),
+            *("--evidence", "{{ gates.judged(ti) }}"),
         ],
+        **after_any,
     )
     roll_back = RollBackOperator(
         task_id="roll_back",
@@ -246,7 +268,7 @@ with DAG(
         arguments=[
             *("roll-back", *target, *ledger),
             *("--cause", "{{ gates.cause(ti) }}"),
-            *("--evidence", "{{ gates.failed(ti) }}"),
+            *("--evidence", "{{ gates.judged(ti) }}"),
         ],
         switches={"--keep": "{{ params.keep_failed }}"},
         trigger_rule=TriggerRule.ONE_FAILED,
@@ -267,4 +289,5 @@ with DAG(
     published >> smoke_test >> deploy
     published >> deploy
     deploy >> wait_until_ready >> validate >> promote >> report
-    [deploy, wait_until_ready, validate, promote] >> roll_back
+    validate >> prove_egress >> promote
+    [deploy, wait_until_ready, validate, prove_egress, promote] >> roll_back

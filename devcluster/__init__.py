@@ -13,5 +13,6 @@ and runs in one network namespace from which nothing outside can be reached. Rea
     network.py daemons.py pki.py control_plane.py node.py kernel.py    Kubernetes itself
     leftovers.py state.py mounts.py lock.py    and nothing left of it after `down`
     addons.py tenant.py    what runs on it: DNS, MinIO, KServe; Airfreight's own objects
+    light/ gateway/    what only tests serve with, and send through: a light model server, nginx
     demo.py        `make demo`: Airflow on the host, one delivery through REST, the summary
 """

@@ -93,6 +93,9 @@ def site_environment(cluster: Cluster) -> dict[str, str]:
         "AIRFLOW__AIRFREIGHT__PLAIN_HTTP_REGISTRIES": cluster.registry,
         "AIRFLOW__AIRFREIGHT__MODELCAR_BASE": images.public_reference(cluster, "modelcar-base"),
         "AIRFLOW__AIRFREIGHT__BUILDER_IMAGE": images.reference(cluster, "builder"),
+        "AIRFLOW__AIRFREIGHT__EGRESS": "shown",
+        "AIRFLOW__AIRFREIGHT__RESOLVER": cluster.resolver_ip,
+        "AIRFLOW__AIRFREIGHT__RESOLVER_NAMESPACE": tenant.WORKERS,
         "AIRFLOW__AIRFREIGHT__STORAGE_CLASS": "airfreight-local",  # manifests/cluster.yaml
         "AIRFLOW__AIRFREIGHT__VOLUME_ACCESS": "ReadWriteMany",  # one node: every pod reaches every volume
     }

@@ -86,6 +86,11 @@ class Cluster:
         return str(self.services[10])
 
     @property
+    def resolver_ip(self) -> str:
+        """The DNS of model servers, include/kubernetes/resolver."""
+        return str(self.services[53])
+
+    @property
     def api_url(self) -> str:
         return f"https://{self.node_ip}:6443"
 
@@ -103,7 +108,8 @@ class Cluster:
         return f"http://{self.node_ip}:30900"
 
     # MinIO as pods see it.
-    store_service_url = "http://minio.minio.svc.cluster.local:9000"
+    store_service_host = "minio.minio.svc.cluster.local"
+    store_service_url = f"http://{store_service_host}:9000"
     hub_service_url = "http://hub.hub.svc.cluster.local:8090"
 
     @property

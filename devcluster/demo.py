@@ -133,6 +133,14 @@ def deliver(target: Target, conf: Mapping[str, object]) -> RunSummary:
     return found
 
 
+def _proof(steps: Mapping[str, float], results: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The egress gate's row, where the site wants that gate."""
+    if not (proven := results.get("prove_egress")):
+        return []
+    gate = proven["gate"]
+    return [("prove_egress", f"{steps['prove_egress']:6.1f} s", f"{gate['verdict']}: {gate['found']}")]
+
+
 def _before(promoted: Mapping[str, Any]) -> str:
     return f"live, {promoted['previous']} before it" if promoted["previous"] else "live, the first release"
 
@@ -162,6 +170,7 @@ def summary(run: RunSummary, target: Target, seconds: float) -> str:
             f"the model server was ready after {ready['seconds']:.1f} s",
         ),
         ("validate", f"{steps['validate']:6.1f} s", f"first token after {checked['ttft_s']:.2f} s"),
+        *_proof(steps, results),
         ("promote", f"{steps['promote']:6.1f} s", _before(results["promote"])),
         ("report", f"{steps['report']:6.1f} s", results["report"]["report"]),
     ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -12,7 +14,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from devcluster import images, pki
-from devcluster.addons import STORE_USER, apply, credentials
+from devcluster.addons import STORE_USER, apply, credentials, wait_rolled_out
 from devcluster.config import REPOSITORY, Cluster
 from devcluster.control_plane import kubectl
 from devcluster.shell import wait_until
@@ -20,17 +22,57 @@ from devcluster.shell import wait_until
 BUCKET = "llm-models"
 TOKEN_SECRET = "demo-hub-token"  # noqa: S105  (the Secret's name, not its content)
 WORKERS, BUILDERS, TARGET = "airfreight", "airfreight-build", "models"
+RESOLVER = "airfreight-resolver"
+MANIFESTS = REPOSITORY / "include" / "kubernetes"
 
 
 def install(cluster: Cluster) -> str:
-    """Namespaces, service accounts, Secrets, the bucket, the pinned model server, Airflow's kubeconfig."""
-    kubectl(cluster, "apply", "--server-side", "--force-conflicts", "--field-manager=devcluster", "-k",
-            REPOSITORY / "include" / "kubernetes")  # fmt: skip
+    """Namespaces, service accounts, the models' DNS, Secrets, bucket, pinned model server, Airflow's kubeconfig."""
+    _apply_directory(cluster, MANIFESTS)
+    _apply_directory(cluster, MANIFESTS / "egress")
+    _install_resolver(cluster)
     apply(cluster, yaml.safe_dump_all(_secrets(cluster)))
     _make_bucket(cluster)
     name = _pin_runtime(cluster)
     _write_airflow_kubeconfig(cluster)
+    wait_rolled_out(cluster, WORKERS, RESOLVER)
     return name
+
+
+def _apply_directory(cluster: Cluster, directory: Path) -> None:
+    kubectl(cluster, "apply", "--server-side", "--force-conflicts", "--field-manager=devcluster", "-k", directory)
+
+
+def _install_resolver(cluster: Cluster) -> None:
+    """The DNS that models ask, by an overlay like the one that docs/releases.md shows."""
+    overlay = cluster.state / "resolver"
+    overlay.mkdir(parents=True, exist_ok=True)
+    relative = os.path.relpath(MANIFESTS / "resolver", overlay)  # kustomize takes no absolute path
+    (overlay / "kustomization.yaml").write_text(yaml.safe_dump(resolver_overlay(cluster, relative)))
+    _apply_directory(cluster, overlay)
+
+
+def resolver_overlay(cluster: Cluster, resources: str) -> dict[str, Any]:
+    """The overlay of include/kubernetes/resolver for this cluster.
+
+    Args:
+        resources: path of that directory.
+    """
+    name, _, digest = images.reference(cluster, "worker").partition("@")
+    arguments = {1: f"--allow={cluster.store_service_host}", 2: f"--upstream={cluster.dns_ip}"}
+    container = "/spec/template/spec/containers/0/args"
+    words = [{"op": "replace", "path": f"{container}/{at}", "value": value} for at, value in arguments.items()]
+    address = [{"op": "add", "path": "/spec/clusterIP", "value": cluster.resolver_ip}]
+    return {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [resources],
+        "images": [{"name": "airfreight-worker", "newName": name, "digest": digest}],
+        "patches": [
+            {"target": {"kind": "Deployment", "name": RESOLVER}, "patch": json.dumps(words)},
+            {"target": {"kind": "Service", "name": RESOLVER}, "patch": json.dumps(address)},
+        ],
+    }
 
 
 def _secrets(cluster: Cluster) -> list[dict[str, Any]]:

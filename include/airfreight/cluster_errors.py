@@ -93,7 +93,8 @@ def _forbidden(said: str, doing: str) -> RequestError:
     if rights is None:
         return _refused(said, doing)
     where = f"in namespace {rights['namespace']}" if rights["namespace"] else "in this cluster"
-    remedy = "apply include/kubernetes/target there" if rights["namespace"] else "ask its administrator"
+    part = "egress" if rights["resource"] == "networkpolicies" else "target"
+    remedy = f"apply include/kubernetes/{part} there" if rights["namespace"] else "ask its administrator"
     return RequestError(
         f"{_person(rights['user'])} may not {rights['verb']} {rights['resource']} {where}; {remedy}, or choose a "
         "namespace where that was done."

@@ -6,15 +6,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from airfreight.cluster import PODS, SERVING_RUNTIMES, Cluster
 from airfreight.cluster_facts import delivery_facts, node_facts
 from airfreight.delivery import NOTHING_KNOWN, Artifacts, Choice, Facts, Mode, choose
-from airfreight.disk import Need, check_disk
-from airfreight.egress import with_resolver
+from airfreight.disk import Need, Node, able_nodes, check_disk
+from airfreight.egress import Site, policy, with_resolver
 from airfreight.errors import RequestError
 from airfreight.observation import one_line
 from airfreight.preflight import check_target
@@ -73,12 +73,17 @@ class Request:
 
 @dataclass(frozen=True)
 class Plan:
-    """What would be applied."""
+    """What would be applied.
+
+    Attributes:
+        network_policy: what its pods come under; None: nothing of ours.
+    """
 
     request: Request
     choice: Choice
     object: dict[str, Any]
     release: str
+    network_policy: dict[str, Any] | None = None
 
     def result(self) -> dict[str, Any]:
         """Return what every command says of it."""
@@ -97,10 +102,19 @@ class Plan:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """What the cluster would make of a plan: the InferenceService after admission, and the checks of its pod."""
+    """What the cluster would make of a plan.
+
+    Attributes:
+        object: the InferenceService after admission.
+        checks: of its pod.
+        pod: as KServe would make it, after admission.
+        changed: whether applying it would change anything.
+    """
 
     object: dict[str, Any]
     checks: list[Check] = field(default_factory=list)
+    pod: Mapping[str, Any] = field(default_factory=dict)
+    changed: bool = True
 
     @property
     def wrong(self) -> list[Check]:
@@ -108,11 +122,11 @@ class Rehearsal:
         return [check for check in self.checks if not check.ok]
 
 
-def make_plan(request: Request, facts: Facts = NOTHING_KNOWN, resolver: str = "") -> Plan:
+def make_plan(request: Request, facts: Facts = NOTHING_KNOWN, site: Site | None = None) -> Plan:
     """Choose the delivery mode and render the InferenceService; pure.
 
     Args:
-        resolver: IP address of the only DNS that its pods ask; empty: the cluster's.
+        site: what its pods may reach; None: they come under no policy of ours.
     Raises:
         RequestError: the request is wrong, or the facts leave no mode.
     """
@@ -129,9 +143,10 @@ def make_plan(request: Request, facts: Facts = NOTHING_KNOWN, resolver: str = ""
             request.size_bytes,
         )
     )
-    rendered = with_resolver(rendered, resolver) if resolver else rendered
-    release = release_id(choice.artifact, request.manifest_sha256, request.runtime, rendered)
-    return Plan(request, choice, with_release(rendered, release), release)
+    rendered = with_resolver(rendered, site.resolver) if site and site.resolver else rendered
+    walls = policy(request.name, request.namespace, choice.artifact, site) if site else None
+    release = release_id(choice.artifact, request.manifest_sha256, request.runtime, rendered, walls)
+    return Plan(request, choice, with_release(rendered, release), release, walls)
 
 
 def ask(cluster: Cluster, request: Request, registries: RegistrySettings, say: _Say) -> tuple[Facts, int]:
@@ -157,12 +172,14 @@ def ask(cluster: Cluster, request: Request, registries: RegistrySettings, say: _
     return replace(facts, has_base=seen.has_base), request.size_bytes or seen.size_bytes or 0
 
 
-def check(cluster: Cluster, plan: Plan, size_bytes: int, say: _Say) -> None:
+def check(cluster: Cluster, plan: Plan, size_bytes: int, say: _Say) -> list[Node] | None:
     """Check what the pods of a plan need: namespace, runtime, service account, Secrets, the nodes' disk.
 
     Args:
         size_bytes: what the nodes' disks must hold; 0 where nobody knows.
         say: as for `ask`.
+    Returns:
+        The nodes that may run it and have room for it; None where they may not be read.
     Raises:
         RequestError: something is missing; the sentence names the remedy.
         TemporaryError: the API server does not answer.
@@ -170,7 +187,9 @@ def check(cluster: Cluster, plan: Plan, size_bytes: int, say: _Say) -> None:
     request = plan.request
     check_target(cluster, request.namespace, request.runtime, plan.choice.storage_uri)
     image = "" if plan.choice.mode is Mode.S3 else plan.choice.artifact.removeprefix("oci://")
-    say(check_disk(Need(plan.choice.mode, size_bytes, image, request.serving), node_facts(cluster)))
+    need, nodes = Need(plan.choice.mode, size_bytes, image, request.serving), node_facts(cluster)
+    say(check_disk(need, nodes))
+    return None if nodes is None else able_nodes(need, nodes)
 
 
 def rehearse(cluster: Cluster, plan: Plan, *, take_over: bool = False) -> Rehearsal:
@@ -183,7 +202,8 @@ def rehearse(cluster: Cluster, plan: Plan, *, take_over: bool = False) -> Rehear
         TemporaryError: the API server or KServe's webhook does not answer.
     """
     request = plan.request
-    admitted = cluster.apply(plan.object, dry_run=True, take_over=take_over).object
+    applied = cluster.apply(plan.object, dry_run=True, take_over=take_over)
+    admitted = applied.object
     runtime = cluster.get(SERVING_RUNTIMES, request.namespace, request.runtime) or {}
     try:
         pod = cluster.rehearse(PODS, pod_of(admitted, runtime))
@@ -194,7 +214,7 @@ def rehearse(cluster: Cluster, plan: Plan, *, take_over: bool = False) -> Rehear
         Check("pod", True, "admission takes it: webhooks, Pod Security, quotas"),
         *examine(pod, plan.choice.mode, plan.choice.storage_uri),
     ]
-    return Rehearsal(admitted, checks)
+    return Rehearsal(admitted, checks, pod, applied.changed)
 
 
 def refused_pod(plan: Plan, said: str) -> str:

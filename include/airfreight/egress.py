@@ -11,7 +11,7 @@ to the initializer alone), and what it asks our resolver for beside the store's 
 The gate wants three things, and is `not proven` where one could not be seen:
 
     policy     the pods of the release are under the policy, as it is rendered here
-    control    a probe under the same rules fails to reach a sink that a probe without them reaches: rules bite here
+    control    a probe under the same rules fails to reach a port that a probe without them reaches: rules bite here
     lookups    from the pods' first moment to their chat, our resolver was asked for nothing but the store
 """
 
@@ -30,6 +30,7 @@ from airfreight.rendering import MANAGED_BY
 
 RESOLVER_LABELS = {"app.kubernetes.io/name": "airfreight-resolver"}
 RESOLVER_PORT = 5353  # of the pod; a policy sees the pod's port, not the Service's
+LOOKUPS_PORT = 8053  # of pod and Service; no model's policy allows it, so the control tries to reach it
 _ANYWHERE = "0.0.0.0/0"
 _SERVICE_SUFFIX = (".svc", ".svc.cluster.local")
 
@@ -42,11 +43,13 @@ class Site:
         store_url: of the S3 endpoint as pods see it, such as "http://minio.minio.svc.cluster.local:9000"; empty: AWS.
         resolver_namespace: where our resolver runs; empty: there is none, and pods ask the cluster's DNS.
         store_port: of the store's pods, where it is another one than its Service's.
+        resolver: cluster IP of our resolver's Service, the only DNS that pods ask; empty: they ask the cluster's.
     """
 
     store_url: str = ""
     resolver_namespace: str = ""
     store_port: int | None = None
+    resolver: str = ""
 
 
 def policy_name(name: str) -> str:
@@ -76,9 +79,19 @@ def policy_for(
 
 
 def rules(artifact: str, site: Site) -> list[dict[str, Any]]:
-    """Return the egress rules for an artifact; none: nothing is allowed."""
+    """Return the egress rules for an artifact; none: nothing is allowed.
+
+    Raises:
+        RequestError: the store's URL is none, or has a name that pods which ask our resolver cannot look up.
+    """
     if not artifact.startswith("s3://"):
         return []
+    host = store_host(site)
+    if site.resolver_namespace and host.endswith(_SERVICE_SUFFIX[0]):
+        raise RequestError(
+            f"{host} is looked up as it is by pods that ask our resolver, and no DNS knows it; write the store's whole "
+            f"name, such as {host}.cluster.local, here and in the Secret of the models."
+        )
     return [_dns(site), _store(site)]
 
 
@@ -118,8 +131,9 @@ class Evidence:
     Attributes:
         covered: the pods are under the policy as rendered.
         narrow: its rules name every address; they cannot for a store that has only a name outside of the cluster.
-        reached_without, reached_under: whether the control's probe reached the sink.
+        reached_without, reached_under: whether the control's probes reached their port.
         lookups: names that the release's pods asked our resolver for.
+        no_control, no_lookups: why there are none, and what to change.
     """
 
     covered: bool
@@ -127,45 +141,60 @@ class Evidence:
     reached_without: bool | None = None
     reached_under: bool | None = None
     lookups: tuple[str, ...] | None = None
+    no_control: str = ""
+    no_lookups: str = ""
 
 
-def egress_gate(evidence: Evidence, allowed: Sequence[str]) -> Gate:
+def egress_gate(evidence: Evidence, store: str) -> Gate:
     """Judge what was seen.
 
     Args:
-        allowed: names that may be looked up.
+        store: the name that was to be looked up, as `store_host` returns it; empty: none may be.
     """
-    strange = sorted({name for name in evidence.lookups or () if name.rstrip(".").lower() not in allowed})
-    asked = "?" if evidence.lookups is None else f"{len(evidence.lookups)} lookups"
+    asked = {name.rstrip(".").lower() for name in evidence.lookups or ()}
+    strange = sorted(asked - {store})
+    heard = "?" if evidence.lookups is None else f"{len(evidence.lookups)}"
     control = "no control"
     if evidence.reached_without and evidence.reached_under is not None:
         control = "the policy does not bite" if evidence.reached_under else "the policy bites"
-    found = f"{asked}, {control}" + (f", asked for {', '.join(strange)}" if strange else "")
+    found = f"{heard} lookups, {control}" + (f", asked for {', '.join(strange)}" if strange else "")
     if strange:
         sentence = (
             f"The model server asked for {', '.join(strange)}, which is neither its store nor itself; look at what its "
             "image or its arguments want from outside."
         )
         return gate("egress", False, "nothing but the store", found, sentence)
-    why = _missing(evidence)
+    why = _missing(evidence, store)
     if why:
         return gate("egress", None, "nothing but the store", found, f"That nothing leaves is not proven: {why}.")
     return gate("egress", True, "nothing but the store", found, "")
 
 
-def _missing(evidence: Evidence) -> str:
+def _missing(evidence: Evidence, store: str) -> str:
+    """Say what could not be seen, and what to change; empty where all was."""
     if not evidence.covered:
-        return "the pods are under no policy of ours"
-    if not evidence.narrow:
-        return "the store's addresses are not known, so its port is open to everywhere"
-    if evidence.reached_without is None or evidence.reached_under is None:
-        return "the control could not be run"
-    if not evidence.reached_without:
-        return "the control's probe reached its sink not even without the policy"
-    if evidence.reached_under:
-        return "this cluster does not enforce NetworkPolicies"
+        return "the pods are not under the policy of their release; look at who changed it, and deliver the model again"
     if evidence.lookups is None:
-        return "the pods do not ask our resolver"
+        return evidence.no_lookups or "the pods do not ask our resolver; deliver the model again with one"
+    if not evidence.narrow:
+        return (
+            "the store's addresses are not known, so its port is open to everywhere; name the store by its address or "
+            "by a Service"
+        )
+    if evidence.reached_without is None or evidence.reached_under is None:
+        return f"the control could not be run; {evidence.no_control or 'name an image for its pods'}"
+    if not evidence.reached_without:
+        return (
+            f"the control's probe could not reach port {LOOKUPS_PORT} of our resolver even without the policy; let "
+            "pods of the model's namespace reach it"
+        )
+    if evidence.reached_under:
+        return "this cluster does not enforce NetworkPolicies; use a network plugin that does"
+    if store and store not in {name.rstrip(".").lower() for name in evidence.lookups}:
+        return (
+            f"our resolver did not hear the pods ask for {store}; let their requests reach it with the pods' own "
+            "addresses"
+        )
     return ""
 
 

@@ -1,11 +1,11 @@
-"""Shows that egress rules bite in a cluster: one probe under them, one without, and a sink that both try to reach.
+"""Shows that egress rules bite in a cluster: two probes try to reach the same port, one under the rules, one without.
 
-    sink       accepts connections and does nothing with them
-    under      tries the sink, under a NetworkPolicy with the very rules of the model's pods; must fail
-    without    tries the sink, under none; must succeed, else the first failure means nothing
+    under      tries our resolver's list of lookups, under a NetworkPolicy with the very rules of the model's pods, and
+               those allow its DNS at most; must fail
+    without    tries the same, under none; must succeed, else the first failure means nothing
 
-All of it is made in the model's namespace, lives for seconds, and is removed at the end. A policy takes a moment to
-reach a new pod, so each probe tries for a while until it has seen what it is to see.
+Both start together in the model's namespace, live for seconds, and are removed at the end. A policy takes a moment to
+reach a new pod, so each probe tries until it has seen what it is to see.
 """
 
 from __future__ import annotations
@@ -18,38 +18,34 @@ from dataclasses import dataclass
 from typing import Any
 
 from airfreight.cluster import NETWORK_POLICIES, PODS, Cluster, Resource
-from airfreight.egress import policy_for
-from airfreight.errors import AirfreightError, TemporaryError
-from airfreight.rendering import MANAGED_BY
+from airfreight.egress import LOOKUPS_PORT, policy_for
+from airfreight.errors import AirfreightError, RequestError
+from airfreight.observation import one_line
+from airfreight.rendering import MANAGED_BY, MODEL_SERVICE_ACCOUNT
 
-PORT = 8080
 LABEL = "airfreight.dev/egress-control"
-TRIES = 20  # of a probe, about one a second
-WAIT_S = 180.0  # for a pod of the control to start or to end; its image may have to be pulled
+PROBE_S = 20  # seconds for a policy to reach a new pod, at most
+WAIT_S = 120.0  # for a probe to start and to end; its image may have to be pulled
+POLL_S = 0.25
+# Reasons of a container that waits for something which does not come by itself.
+_STUCK = frozenset({"ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError"})
 
-_SINK = f"""
-import socket
-server = socket.create_server(("", {PORT}))
-while True:
-    server.accept()[0].close()
-"""
-# Ends with "reached" or "blocked" in its termination message, early when it saw what it wants twice in a row.
+# Ends with "reached" or "blocked" in its termination message. "reached" needs seeing once; "blocked" twice, with half a
+# second between: where packets are dropped each try lasts longer than the kernel takes to send again (1 s, RFC 6298).
 _PROBE = f"""
 import socket, sys, time
-host, want, seen = sys.argv[1], sys.argv[2], ""
-same = 0
-for _ in range({TRIES}):
+host, want, seen, times = sys.argv[1], sys.argv[2], "", 0
+end = time.monotonic() + {PROBE_S}
+while time.monotonic() < end and (seen != want or times < 2 and want == "blocked"):
+    if seen:
+        time.sleep(0.5)
     try:
-        socket.create_connection((host, {PORT}), 2).close()
+        socket.create_connection((host, {LOOKUPS_PORT}), 1.5).close()
         now = "reached"
     except OSError:
         now = "blocked"
-    same = same + 1 if now == seen else 1
-    seen = now
-    if seen == want and same > 1:
-        break
-    time.sleep(1)
-open("/dev/termination-log", "w").write(seen)
+    seen, times = now, times + 1 if now == seen else 1
+open("/dev/termination-log", "w").write(seen if seen == "reached" or times > 1 else "it could not tell")
 """
 
 
@@ -66,16 +62,18 @@ def run_control(
     namespace: str,
     image: str,
     rules: list[dict[str, Any]],
+    resolver: str,
     pause: Callable[[float], object] = time.sleep,
 ) -> Control:
     """Run the control in a namespace.
 
     Args:
-        image: any image with python3 in it; the worker's.
+        image: any image with python3 in it that the model's nodes can pull; the worker's.
         rules: of the model's policy.
+        resolver: IP address of our resolver.
     Raises:
-        RequestError: pods or policies may not be made there.
-        TemporaryError: a pod of it did not start or end in time.
+        RequestError: pods or policies may not be made there, or a probe did not start or end in time.
+        TemporaryError: the API server does not answer.
     """
     mark = secrets.token_hex(4)
     with ExitStack() as stack:
@@ -88,22 +86,20 @@ def run_control(
 
         under = {LABEL: f"{mark}-under"}
         make(NETWORK_POLICIES, policy_for(f"airfreight-control-{mark}", namespace, under, rules))
-        sink = make(PODS, _pod(namespace, image, f"{mark}-sink", [_SINK]))
-        address = _wait(cluster, namespace, sink, _address, pause)
         probes = {
-            role: make(PODS, _pod(namespace, image, f"{mark}-{role}", [_PROBE, address, wanted]))
+            role: make(PODS, _pod(namespace, image, f"{mark}-{role}", resolver, wanted))
             for role, wanted in (("under", "blocked"), ("without", "reached"))
         }
-        seen = {role: _wait(cluster, namespace, name, _verdict, pause) for role, name in probes.items()}
+        seen = {role: _wait(cluster, namespace, name, pause) for role, name in probes.items()}
     return Control(reached_without=seen["without"] == "reached", reached_under=seen["under"] == "reached")
 
 
-def _pod(namespace: str, image: str, mark: str, words: list[str]) -> dict[str, Any]:
+def _pod(namespace: str, image: str, mark: str, resolver: str, wanted: str) -> dict[str, Any]:
     container = {
         "name": "control",
         "image": image,
-        "command": ["python3", "-c", *words],
-        "resources": {"requests": {"cpu": "20m", "memory": "32Mi"}, "limits": {"cpu": "200m", "memory": "64Mi"}},
+        "command": ["python3", "-I", "-S", "-c", _PROBE, resolver, wanted],
+        "resources": {"requests": {"cpu": "20m", "memory": "32Mi"}, "limits": {"cpu": "500m", "memory": "64Mi"}},
         "securityContext": {
             "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
         },
@@ -116,6 +112,7 @@ def _pod(namespace: str, image: str, mark: str, words: list[str]) -> dict[str, A
         },
         "spec": {
             "containers": [container],
+            "serviceAccountName": MODEL_SERVICE_ACCOUNT,  # for the login with which nodes pull
             "restartPolicy": "Never",
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
@@ -128,36 +125,43 @@ def _pod(namespace: str, image: str, mark: str, words: list[str]) -> dict[str, A
     }  # fmt: skip
 
 
-def _address(pod: dict[str, Any]) -> str | None:
-    status = pod.get("status") or {}
-    return str(status["podIP"]) if status.get("phase") == "Running" and status.get("podIP") else None
-
-
 def _verdict(pod: dict[str, Any]) -> str | None:
+    """Return what a probe saw; None while it has not ended.
+
+    Raises:
+        RequestError: it will not start, or ended without one.
+    """
     for status in (pod.get("status") or {}).get("containerStatuses") or []:
-        ended = (status.get("state") or {}).get("terminated")
-        if ended:
-            return str(ended.get("message") or "it said nothing")
+        state = status.get("state") or {}
+        if ended := state.get("terminated"):
+            said = str(ended.get("message") or ended.get("reason") or "nothing")
+            if said not in ("reached", "blocked"):
+                raise RequestError(
+                    f"The control's probe ended without a verdict ({one_line(said, 200)}); run it again, with an image "
+                    "that has python3."
+                )
+            return said
+        waiting = state.get("waiting") or {}
+        if waiting.get("reason") in _STUCK:
+            raise RequestError(
+                f"The control's pod cannot start ({waiting['reason']}: {one_line(str(waiting.get('message', '')), 200)}"
+                "); let the nodes of the model's namespace pull the worker's image."
+            )
     return None
 
 
-def _wait(
-    cluster: Cluster,
-    namespace: str,
-    name: str,
-    look: Callable[[dict[str, Any]], str | None],
-    pause: Callable[[float], object],
-) -> str:
+def _wait(cluster: Cluster, namespace: str, name: str, pause: Callable[[float], object]) -> str:
     end = time.monotonic() + WAIT_S
     while True:
-        found = look(cluster.get(PODS, namespace, name) or {})
+        found = _verdict(cluster.get(PODS, namespace, name) or {})
         if found is not None:
             return found
         if time.monotonic() > end:
-            raise TemporaryError(
-                f"The pod {name} in namespace {namespace} did not get ready within {WAIT_S:.0f} s; look at its events."
+            raise RequestError(
+                f"The pod {name} in namespace {namespace} did not come to its end within {WAIT_S:.0f} s; look at "
+                "its events."
             )
-        pause(0.5)
+        pause(POLL_S)
 
 
 def _remove(cluster: Cluster, resource: Resource, namespace: str, name: str) -> None:

@@ -7,12 +7,14 @@ fifth is flagged, and decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
 from airfreight.errors import GateError
+from airfreight.observation import one_line
 
 REGRESSION = 0.20  # of the former value
 
@@ -44,6 +46,41 @@ class Gate:
     def result(self) -> dict[str, str]:
         """Return it as JSON."""
         return {key: str(value) for key, value in asdict(self).items()}
+
+
+class FailedGatesError(GateError):
+    """A gate failed without which nothing else can be asked.
+
+    Attributes:
+        gates: those that were judged, the one that failed last.
+    """
+
+    def __init__(self, message: str, gates: Sequence[Gate]) -> None:
+        super().__init__(message)
+        self.gates = tuple(gates)
+
+
+@contextmanager
+def must_pass(name: str, wanted: str, judged: Sequence[Gate]) -> Iterator[None]:
+    """Turn a GateError into a gate that failed, behind those that were judged before it.
+
+    Raises:
+        FailedGatesError: with the error's sentence.
+    """
+    try:
+        yield
+    except GateError as error:
+        failed = Gate(name, Verdict.FAILED, wanted, one_line(error.message, 160), error.message)
+        raise FailedGatesError(error.message, (*judged, failed)) from None
+
+
+def startup_gate(sentence: str) -> Gate:
+    """Return the gate of a release that did not come up: its pods were never ready, so nothing was asked.
+
+    Args:
+        sentence: of the wait for it.
+    """
+    return Gate("startup", Verdict.FAILED, "ready, and one chat", one_line(sentence, 160), sentence)
 
 
 def gate(name: str, holds: bool | None, wanted: str, found: str, sentence: str) -> Gate:

@@ -6,7 +6,8 @@ sees what it wanted:
 
     {"at": 1795377310.2, "client": "198.18.64.7", "name": "huggingface.co", "kind": 1, "answer": "refused"}
 
-Over HTTP `GET /lookups?client=198.18.64.7&since=1795377300` lists these. The last 10,000 are kept, in memory alone.
+Over HTTP `GET /lookups?client=198.18.64.7&since=1795377300` answers {"remembers": 1795370000.0, "lookups": [...]}. The
+last 10,000 are kept, in memory alone: of what was asked before `remembers` the list knows nothing.
 
 Source: RFC 1035, section 4: a message begins with 12 bytes of header, then the question: labels with their lengths, a
 zero byte, type and class. Answers are not made here, only passed on or refused (RCODE 5).
@@ -82,6 +83,7 @@ class Resolver:
         self._forward = forward
         self._say = say
         self._kept: deque[Lookup] = deque(maxlen=KEPT)
+        self._began = time.time()
 
     def answer(self, message: bytes, client: str) -> bytes | None:
         """Return the answer to a message; None when it deserves none."""
@@ -103,6 +105,12 @@ class Resolver:
     def lookups(self, client: str | None = None, since: float = 0.0) -> list[Lookup]:
         """Return what was asked, by one client or by all, from a moment on."""
         return [one for one in list(self._kept) if client in (None, one.client) and one.at >= since]
+
+    @property
+    def remembers(self) -> float:
+        """Since when nothing was forgotten; Unix time in seconds."""
+        kept = list(self._kept)
+        return kept[0].at if len(kept) == KEPT else self._began
 
     def _keep(self, client: str, name: str, kind: int, answer: str) -> None:
         lookup = Lookup(round(time.time(), 3), client, name, kind, answer)
@@ -145,7 +153,8 @@ def serve(resolver: Resolver, port: int, http_port: int) -> list[socketserver.Ba
         def do_GET(self) -> None:
             asked = parse_qs(urlsplit(self.path).query)
             found = resolver.lookups(asked.get("client", [None])[0], float(asked.get("since", ["0"])[0]))
-            body = json.dumps({"lookups": [asdict(one) for one in found]}).encode()
+            listed = {"remembers": resolver.remembers, "lookups": [asdict(one) for one in found]}
+            body = json.dumps(listed).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))

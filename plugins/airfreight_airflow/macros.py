@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from airfreight.egress import Site, rules
 from airfreight.errors import RequestError
 from airfreight_airflow import gate_requests, requests
 from airfreight_airflow.pods import CA_DIRECTORY, CA_KEY, CONTEXT_DIRECTORY, STAGING_DIRECTORY
 from airfreight_airflow.route import BUILDAH, OCI, RESOLVE, Route
-from airfreight_airflow.settings import Settings, read_settings
+from airfreight_airflow.settings import REQUIRED, Settings, read_settings
 
 
 class RequestMacros:
@@ -169,6 +170,31 @@ class RequestMacros:
         return f"{CA_DIRECTORY}/{CA_KEY}" if read_settings().ca_bundle_configmap else ""
 
     @staticmethod
+    def image() -> str:
+        """The image of our pods, the egress gate's control too."""
+        return read_settings().require_image()
+
+    @staticmethod
+    def walled() -> bool:
+        """Whether models come under a NetworkPolicy."""
+        return read_settings().walled
+
+    @staticmethod
+    def proof_required() -> bool:
+        """Whether the egress gate fails where nothing could be proven."""
+        return read_settings().egress == REQUIRED
+
+    @staticmethod
+    def wall(key: str) -> str:
+        """A setting that NetworkPolicies are made with; empty where models come under none.
+
+        Args:
+            key: store_endpoint, store_port, resolver or resolver_namespace.
+        """
+        site = read_settings()
+        return str(getattr(site, key)) if site.walled else ""
+
+    @staticmethod
     def if_busy(params: Mapping[str, Any]) -> str:
         """What to do while another run is at the same model."""
         return gate_requests.if_busy_of(params)
@@ -228,12 +254,14 @@ def _check_site(route: Route, site: Settings) -> None:
     """Check that the site has what this way needs.
 
     Raises:
-        RequestError: it lacks a registry, a builder, or a base.
+        RequestError: it lacks a registry, a builder, or a base; or its store's name is none for NetworkPolicies.
     """
     if route.to_oci:
         site.require_registry()
     if route.builder == BUILDAH:
         site.require_builder_image()
+    if site.walled and route.deploy:
+        rules(site.store, Site(site.store_endpoint, site.resolver_namespace))
     if route.delivery == OCI and not site.modelcar_base:
         raise RequestError(
             '"delivery" is oci, and images of this site have no base and so no shell for KServe\'s sidecar: set '

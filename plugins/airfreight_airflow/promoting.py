@@ -1,7 +1,7 @@
-"""The tasks that end a delivery: the one that makes a release live, and the one that puts back what was.
+"""The tasks that end a delivery: the egress gate, what makes a release live, and what puts back the one before.
 
-    deploy ─▶ wait_until_ready ─▶ validate ─▶ promote ─▶ report
-       └──────────────┴──────────────┴──────────┴─ one failed ─▶ roll_back
+    deploy ─▶ wait_until_ready ─▶ validate ─▶ prove_egress ─▶ promote ─▶ report
+       └──────────────┴──────────────┴─────────────┴─────────────┴─ one failed ─▶ roll_back
 
 `promote` and `roll_back` never run both. A run that is rolled back is red: `report` does not run then, and the sentence
 of the task that failed is the run's; the report of such a run is written beside the rejected release by `roll_back`.
@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
 
+from airfreight.gates import startup_gate
 from airfreight_airflow import failures
 from airfreight_airflow.operators import AirfreightPodOperator
 from airfreight_airflow.reports import decoded, in_order
+from airfreight_airflow.settings import read_settings
 from airfreight_airflow.windows_assets import PROMOTIONS, announce
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-DEPLOY, READY, VALIDATE, PROMOTE = "deploy", "wait_until_ready", "validate", "promote"
-GATED = (DEPLOY, READY, VALIDATE, PROMOTE)
+DEPLOY, READY, VALIDATE = "deploy", "wait_until_ready", "validate"
+PROVE, PROMOTE = "prove_egress", "promote"
+GATED = (DEPLOY, READY, VALIDATE, PROVE, PROMOTE)
 """Tasks after whose failure what was live is put back."""
 _NOT_BEGUN = ("upstream_failed", "skipped")
 
@@ -44,6 +47,21 @@ class AnnouncingOperator(AirfreightPodOperator):
         if extra := promotion(result):
             announce(context, str(result["name"]), extra)
         return result
+
+
+class ProveEgressOperator(AirfreightPodOperator):
+    """Run `airfreight egress`; without a pod of its own where the site does not want it.
+
+    Such a run has skipped it already; a person who clears `deploy` and what follows it clears that too.
+    """
+
+    def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
+        """Render as always, or skip."""
+        with self._ending(context):
+            walled = read_settings().walled
+        if not walled:
+            raise AirflowSkipException("This site does not want the egress gate: `egress` of its settings is off.")
+        super().render_template_fields(context, jinja_env)
 
 
 class RollBackOperator(AirfreightPodOperator):
@@ -79,17 +97,20 @@ class GateMacros:
         return json.dumps(decoded(ti.xcom_pull(task_ids=READY)), sort_keys=True)
 
     @staticmethod
-    def passed(ti: Any) -> str:
-        """The gates, what was measured and how long each step took, as JSON."""
-        said: Mapping[str, Any] = ti.xcom_pull(task_ids=VALIDATE) or {}
+    def judged(ti: Any) -> str:
+        """The gates as far as they were judged, what was measured and how long each step took, as JSON."""
+        states = _states(ti)
+        said, proven = _left(ti, states, VALIDATE), _left(ti, states, PROVE)
+        gates = [*(said.get("gates") or ()), *([proven["gate"]] if proven else ())]
+        if str(states.get(READY)) == "failed":
+            gates = [startup_gate(GateMacros.cause(ti)).result()]
         measured = {key: said.get(key) for key in ("ttft_s", "tokens_per_s")}
-        evidence = {"gates": said.get("gates") or [], "measured": measured, "seconds": _seconds(ti)}
+        evidence = {
+            "gates": gates,
+            "measured": measured,
+            "seconds": in_order(ti.get_task_breadcrumbs(ti.dag_id, ti.run_id)),
+        }
         return json.dumps(evidence, sort_keys=True, ensure_ascii=False)
-
-    @staticmethod
-    def failed(ti: Any) -> str:
-        """How long each step took of a run that failed, as JSON."""
-        return json.dumps({"seconds": _seconds(ti)}, sort_keys=True)
 
     @staticmethod
     def cause(ti: Any) -> str:
@@ -122,5 +143,12 @@ def _states(ti: Any) -> Mapping[str, Any]:
     return states
 
 
-def _seconds(ti: Any) -> dict[str, float]:
-    return in_order(ti.get_task_breadcrumbs(ti.dag_id, ti.run_id))
+def _left(ti: Any, states: Mapping[str, Any], task_id: str) -> Mapping[str, Any]:
+    """The result of a task, also of one whose gate failed; of one that never ran Airflow would log that it has none."""
+    state, found = str(states.get(task_id)), None
+    if state == "success":
+        found = ti.xcom_pull(task_ids=task_id)
+    elif state == "failed":
+        found = (ti.xcom_pull(task_ids=task_id, key=failures.FAILURE_KEY) or {}).get("result")
+    left: Mapping[str, Any] = found or {}
+    return left

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 STEPS = (RESOLVE, *(task for task in OPTIONAL if task != "report"))
-_OF_SERVING = ("render", "smoke_test", "deploy", "wait_until_ready", "validate", "promote")
+_OF_SERVING = ("render", "smoke_test", "deploy", "wait_until_ready", "validate", "prove_egress", "promote")
 # What S3 says when asking again changes nothing.
 _REFUSALS = frozenset(
     {"403", "404", "AccessDenied", "InvalidAccessKeyId", "NoSuchBucket", "NoSuchKey", "SignatureDoesNotMatch"}
@@ -59,7 +59,7 @@ def write_report() -> dict[str, Any]:
     try:
         settings = read_settings()
         store = Store(settings)
-        route = Route.of(context["params"], settings.destination, settings.volume_access)
+        route = Route.of(context["params"], settings.destination, settings.volume_access, walled=settings.walled)
         report = {
             **compose(results_of(context["ti"], route)),
             "format": FORMAT,
@@ -91,16 +91,7 @@ def results_of(ti: Any, route: Route) -> dict[str, list[Results]]:
         if task in MAPPED:
             left = ti.xcom_pull(task_ids=task, map_indexes=range(len(route.shares()))) or []
             found[task] = [result for result in left if result]
-        elif task in (
-            RESOLVE,
-            *PUBLISHING,
-            "render",
-            "smoke_test",
-            "deploy",
-            "wait_until_ready",
-            "validate",
-            "promote",
-        ):
+        elif task in (RESOLVE, *PUBLISHING, *_OF_SERVING):
             found[task] = [decoded(ti.xcom_pull(task_ids=task))]
     return found
 
@@ -225,7 +216,7 @@ def _of_serving(results: Mapping[str, Sequence[Results]]) -> dict[str, Any]:
     def of(task: str) -> Results:
         return next(iter(results.get(task, ())), {})
 
-    rendered, smoke, deployed, ready, validated, promoted = map(of, _OF_SERVING)
+    rendered, smoke, deployed, ready, validated, proven, promoted = map(of, _OF_SERVING)
     facts = {**rendered, **deployed}
     return {
         "name": facts.get("name"),
@@ -240,7 +231,7 @@ def _of_serving(results: Mapping[str, Sequence[Results]]) -> dict[str, Any]:
         "system_fingerprint": validated.get("system_fingerprint"),
         "tokens_per_s": validated.get("tokens_per_s"),
         "ttft_s": validated.get("ttft_s"),
-        "gates": validated.get("gates") or [],
+        "gates": [*(validated.get("gates") or []), *([proven["gate"]] if proven else [])],
         "previous": promoted.get("previous"),
         "stopped": promoted.get("stopped", False),
         "outage_s": promoted.get("outage_s"),

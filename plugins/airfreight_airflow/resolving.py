@@ -74,4 +74,4 @@ def split_pods() -> list[str]:
 
 def _route(params: Mapping[str, Any]) -> Route:
     site = read_settings()
-    return Route.of(params, site.destination, site.volume_access)
+    return Route.of(params, site.destination, site.volume_access, walled=site.walled)

@@ -8,6 +8,7 @@
                               upload_to_s3 and build_modelcar only seal
     builder      buildah      create_volume ─▶ download ─▶ build_with_buildah ─▶ remove_volume
     deploy       false        render instead of smoke_test, deploy, wait_until_ready, validate and promote
+    egress       (the site's) prove_egress between validate and promote
 
 All tasks of all ways are in the DAG. `resolve` skips at its end what this run does not need, in one call: a skipped
 task starts no process and costs no second.
@@ -55,6 +56,7 @@ OPTIONAL = (
     "deploy",
     "wait_until_ready",
     "validate",
+    "prove_egress",
     "promote",
     "roll_back",
     "report",
@@ -78,6 +80,7 @@ class Route:
         deploy: whether it is served, or only published.
         delivery: auto, s3, oci or oci+native.
         dry_run: whether the run ends with the plan.
+        walled: whether the site wants the egress gate.
     """
 
     destination: str = S3
@@ -87,15 +90,17 @@ class Route:
     deploy: bool = True
     delivery: str = AUTO
     dry_run: bool = False
+    walled: bool = False
 
     @classmethod
-    def of(cls, params: Mapping[str, Any], destination: str, volume_access: str) -> Route:
+    def of(cls, params: Mapping[str, Any], destination: str, volume_access: str, *, walled: bool = False) -> Route:
         """Read the way from a request.
 
         Args:
             params: of the run.
             destination: the site's, for requests that name none.
             volume_access: the site's access mode of volumes.
+            walled: whether the site wants the egress gate.
         Raises:
             RequestError: an unknown word, or two fields that do not go together.
         """
@@ -107,6 +112,7 @@ class Route:
             deploy=params.get("deploy") is not False,
             delivery=_one_of(params, "delivery", DELIVERIES, AUTO),
             dry_run=bool(params.get("dry_run")),
+            walled=walled,
         )
         route._check(volume_access)
         return route
@@ -168,8 +174,9 @@ class Route:
             return {"render"}
         # From a bucket there is one way only to serve, and `deploy` asks the cluster for a dry run of it anyway.
         smoke = {"smoke_test"} if self.to_oci else set()
+        walls = {"prove_egress"} if self.walled else set()
         # Which of the last two runs, the gates decide.
-        return smoke | {"deploy", "wait_until_ready", "validate", "promote", "roll_back"}
+        return smoke | walls | {"deploy", "wait_until_ready", "validate", "promote", "roll_back"}
 
     def _check(self, volume_access: str) -> None:
         if self.builder == BUILDAH and not self.to_oci:

@@ -29,6 +29,14 @@
     storage_class =                               of the volumes of staging=volume; empty: the cluster's default
     volume_access = ReadWriteOnce                 or ReadWriteMany, where several pods may share a volume
     notifier =                                    module:function that is told the end of every run; empty: nobody
+    egress = off                                  shown: models come under a NetworkPolicy, and a gate shows that they
+                                                  reach nothing but the store; required: that gate also fails where it
+                                                  is not proven. For rights see include/kubernetes/egress
+    resolver = 10.96.0.53                         cluster IP of Service airfreight-resolver, the one DNS that models
+                                                  ask; empty: the cluster's, and the egress gate is never proven
+    resolver_namespace = airfreight               where that Service's pods run; with `resolver`
+    store_port =                                  port of the store's pods where its Service has another one, for the
+                                                  NetworkPolicy; empty: that of store_endpoint
 
 Nothing is read when this module is imported, so a DAG file parses where nothing is configured.
 """
@@ -37,6 +45,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 from airflow.sdk import conf
@@ -46,6 +55,9 @@ from airfreight.source import parse_destination
 from airfreight_airflow.route import DESTINATIONS, MANY_NODES, ONE_NODE
 
 SECTION = "airfreight"
+OFF, SHOWN, REQUIRED = "off", "shown", "required"
+"""What `egress` may be."""
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _OBJECT_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 # A registry is a host with or without a port; the first part of an image's name is one when it holds a dot or a colon,
 # or is localhost (distribution reference/normalize.go).
@@ -85,6 +97,15 @@ class Settings:
     storage_class: str
     volume_access: str
     notifier: str
+    egress: str
+    resolver: str
+    resolver_namespace: str
+    store_port: str
+
+    @property
+    def walled(self) -> bool:
+        """Whether models come under a NetworkPolicy, and the egress gate is made."""
+        return self.egress != OFF
 
     def require_image(self) -> str:
         """The image of every pod.
@@ -132,7 +153,7 @@ def read_settings() -> Settings:
     Raises:
         RequestError: one of them has a value that it cannot have; the sentence names it.
     """
-    return Settings(
+    settings = Settings(
         image=_read("image"),
         namespace=_read("namespace", "airfreight"),
         target_namespace=_read("target_namespace", "models"),
@@ -160,7 +181,13 @@ def read_settings() -> Settings:
         storage_class=_read("storage_class"),
         volume_access=_one_of("volume_access", _read("volume_access", "ReadWriteOnce"), (ONE_NODE, MANY_NODES)),
         notifier=_read("notifier"),
+        egress=_one_of("egress", _read("egress", "off"), (OFF, SHOWN, REQUIRED)),
+        resolver=_address("resolver", _read("resolver")),
+        resolver_namespace=_namespace("resolver_namespace", _read("resolver_namespace")),
+        store_port=_port("store_port", _read("store_port")),
     )
+    _check_resolver(settings)
+    return settings
 
 
 def _read(option: str, fallback: str = "") -> str:
@@ -183,6 +210,40 @@ def _secret(option: str, name: str) -> str:
         # Not repeated: perhaps somebody put the login itself here.
         raise _wrong(option, "this is no name of a Secret: give one of type kubernetes.io/dockerconfigjson.")
     return name
+
+
+def _namespace(option: str, name: str) -> str:
+    if name and not _NAMESPACE.fullmatch(name):
+        raise _wrong(option, f"{name!r} is no namespace: give the one in which airfreight-resolver runs.")
+    return name
+
+
+def _address(option: str, address: str) -> str:
+    try:
+        return address and str(ip_address(address))
+    except ValueError:
+        raise _wrong(
+            option, f"{address!r} is no IP address: give the cluster IP of Service airfreight-resolver."
+        ) from None
+
+
+def _port(option: str, text: str) -> str:
+    if text and not (text.isdecimal() and 0 < int(text) < 65536):
+        raise _wrong(option, f"{text!r} is no port: give a number from 1 to 65535, or leave it empty.")
+    return text
+
+
+def _check_resolver(settings: Settings) -> None:
+    """Check that address and namespace of the resolver come together, and are there where the gate needs them."""
+    if bool(settings.resolver) != bool(settings.resolver_namespace):
+        given, missing = ("resolver", "resolver_namespace") if settings.resolver else ("resolver_namespace", "resolver")
+        raise _wrong(missing, f"it is empty, and `{given}` is not: give both, or neither.")
+    if settings.egress == REQUIRED and not settings.resolver:
+        raise _wrong(
+            "egress",
+            "it is required, and can never be proven without our resolver: set `resolver` and `resolver_namespace`, or "
+            "choose shown.",
+        )
 
 
 def _one_of(option: str, value: str, choices: tuple[str, ...]) -> str:

@@ -165,10 +165,11 @@ def delivery(embedded: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 def _make_namespaces(made: Delivery, overlay: Path) -> None:
-    """The target namespace as docs/install.md makes another one: a three-line overlay."""
-    target = REPOSITORY / "include" / "kubernetes" / "target"
-    relative = Path(*[".."] * (len(overlay.parts) - 1), *target.parts[1:])  # kustomize takes no absolute path
-    (overlay / "kustomization.yaml").write_text(f"resources: [{relative}]\nnamespace: {made.namespace}\n")
+    """The target namespace as docs/install.md makes another one: by an overlay, with the egress gate's rights."""
+    manifests = REPOSITORY / "include" / "kubernetes"
+    root = Path(*[".."] * (len(overlay.parts) - 1), *manifests.parts[1:])  # kustomize takes no absolute path
+    resources = f"resources: [{root}/target, {root}/egress]\n"
+    (overlay / "kustomization.yaml").write_text(f"{resources}namespace: {made.namespace}\n")
     made.kubectl("apply", "--server-side", "-k", str(overlay))
     made.kubectl("create", "namespace", made.locked)
     secret = made.get("secret", "airfreight-store", namespace=tenant.TARGET)

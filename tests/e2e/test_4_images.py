@@ -71,6 +71,7 @@ def test_an_image_is_served(published: RunSummary, delivery: Delivery, delivery_
     assert checks
     assert all(check["ok"] for check in checks), checks
     assert summary.results["deploy"]["delivery"] == delivery_mode
+    assert summary.results["prove_egress"]["gate"]["verdict"] == "passed"
     service = delivery.get("inferenceservice", NAME)
     uri = service["spec"]["predictor"]["model"]["storageUri"]
     assert uri == image_of(published).replace("oci://", f"{delivery_mode}://")

@@ -115,10 +115,31 @@ def test_what_passed_its_gates_is_live(live: RunSummary, delivery: Delivery) -> 
     event = last_event(delivery, release)
     assert event["state"] == "live"
     verdicts = {gate["name"]: gate["verdict"] for gate in event["evidence"]["gates"]}
-    assert verdicts == {"models": "passed", "chat": "passed", "ttft": "passed", "prompt 1": "passed"}
+    asked = {"models": "passed", "chat": "passed", "ttft": "passed", "prompt 1": "passed"}
+    assert verdicts == {**asked, "egress": "passed"}
     assert event["evidence"]["seconds"]["deploy"] > 0
     assert states(live)["roll_back"] == "skipped"
     assert not ledger(delivery, "lock.json")["run"], "the next run finds the model free"
+
+
+def test_nothing_but_the_store_was_reached_from_the_first_moment_to_the_last_answer(
+    live: RunSummary, delivery: Delivery
+) -> None:
+    proven = live.results["prove_egress"]
+    assert proven["gate"]["found"].endswith("lookups, the policy bites")
+    assert set(proven["lookups"]) == {delivery.cluster.store_service_host}
+    policy = delivery.get("networkpolicy", f"airfreight-egress-{NAME}")
+    assert policy["spec"]["podSelector"]["matchLabels"] == {"serving.kserve.io/inferenceservice": NAME}
+    (pod,) = delivery.get("pods", selector=f"serving.kserve.io/inferenceservice={NAME}")["items"]
+    assert pod["spec"]["dnsConfig"]["nameservers"] == [delivery.cluster.resolver_ip]
+    seconds = {row.task_id: row.seconds for row in live.tasks}
+    print(f"prove_egress took {seconds['prove_egress']} s of {live.seconds} s")  # pytest -rP
+    began = [row.task_id for row in live.tasks if row.state == "success"]
+    assert began[began.index("validate") :] == ["validate", "prove_egress", "promote", "report"]
+    controls = delivery.get("pods", selector="airfreight.dev/egress-control")["items"]
+    assert not [pod for pod in controls if "deletionTimestamp" not in pod["metadata"]]
+    report = json.loads(delivery.read(live.results["report"]["report"].removeprefix(f"s3://{delivery.bucket}/")))
+    assert [gate["verdict"] for gate in report["gates"] if gate["name"] == "egress"] == ["passed"]
 
 
 def test_the_same_again_restarts_nothing_and_asks_again(live: RunSummary, delivery: Delivery) -> None:
@@ -128,6 +149,7 @@ def test_the_same_again_restarts_nothing_and_asks_again(live: RunSummary, delive
     assert again.results["deploy"]["changed"] is False
     assert again.results["deploy"]["state"] == "live"
     assert again.results["validate"]["answer"] == "pong from A"
+    assert again.results["prove_egress"]["gate"]["verdict"] == "passed"
     assert client.outage_s < OUTAGE_S
 
 

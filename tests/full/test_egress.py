@@ -7,6 +7,7 @@ from __future__ import annotations
 import inspect
 import json
 import secrets
+import time
 import urllib.request
 from collections.abc import Iterator
 from datetime import datetime
@@ -17,21 +18,9 @@ import pytest
 import yaml
 
 from airfreight import resolver
-from airfreight.cluster import NETWORK_POLICIES
-from airfreight.egress import (
-    RESOLVER_LABELS,
-    Evidence,
-    Site,
-    covers,
-    egress_gate,
-    is_narrow,
-    policy,
-    policy_name,
-    rules,
-    store_host,
-)
+from airfreight.cli import main
+from airfreight.egress import RESOLVER_LABELS, Site, store_host
 from airfreight.egress_control import run_control
-from airfreight.gates import Verdict
 from airfreight.observation import release_of
 from devcluster import addons, images
 from devcluster.config import Cluster
@@ -101,24 +90,33 @@ def server_pod(bench: Bench, release: str) -> Any:
     return next(pod for pod in pods if release_of(pod) == release)
 
 
+def prove(bench: Bench, release: str, *words: str) -> tuple[int, dict[str, Any]]:
+    """`airfreight egress` with the deployer's rights: its exit code and its result."""
+    result = bench.directory / "egress.json"
+    site = ("--store-url", STORE, "--resolver-namespace", bench.namespace, "--resolver", bench.resolver)
+    artifact = ("--artifact", f"s3://{bench.bucket}/acme/pong/a/")
+    control = ("--image", images.reference(bench.cluster, image.NAME))
+    begun = time.monotonic()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KUBECONFIG", str(bench.directory / "deployer.kubeconfig"))
+        target = ("--name", NAME, "--namespace", bench.namespace, "--release", release, "--result", str(result))
+        code = main(["egress", *target, *artifact, *site, *control, *words])
+    print(f"the gate took {time.monotonic() - begun:.1f} s")
+    return code, json.loads(result.read_text())
+
+
+def left_of_controls(bench: Bench) -> list[str]:
+    there = json.loads(bench.kubectl("get", "networkpolicies,pods", "-n", bench.namespace, "-o", "json"))["items"]
+    found = [one["metadata"] for one in there if "deletionTimestamp" not in one["metadata"]]
+    return [meta["name"] for meta in found if "control" in meta["name"]]
+
+
 def test_nothing_but_the_store_is_asked_for_and_the_policy_bites(bench: Bench) -> None:
-    site = bench.site or Site()
     release = str(bench.deliver("a", "first", prompts=EXPECT_A).result["release"])
-    artifact = f"s3://{bench.bucket}/acme/pong/a/"
-    allowed = rules(artifact, site)
-    control = run_control(bench.kubernetes, bench.namespace, images.reference(bench.cluster, image.NAME), allowed)
-    there = bench.kubernetes.get(NETWORK_POLICIES, bench.namespace, policy_name(NAME))
-    evidence = Evidence(
-        covered=covers(there, policy(NAME, bench.namespace, artifact, site)),
-        narrow=is_narrow(allowed),
-        reached_without=control.reached_without,
-        reached_under=control.reached_under,
-        lookups=lookups(bench, release),
-    )
-    judged = egress_gate(evidence, [store_host(site)])
-    print(judged)
-    assert judged.verdict is Verdict.PASSED, evidence
-    assert store_host(site) in (evidence.lookups or ()), "the storage initializer asked for its store"
+    code, said = prove(bench, release, "--required")
+    assert (code, said["gate"]["verdict"]) == (0, "passed"), said
+    assert set(said["lookups"]) == {store_host(Site(STORE))}, "the storage initializer asked for its store"
+    assert left_of_controls(bench) == []
 
     # And it would have been seen: the server's container asks for the hub.
     hub = "import socket\ntry: socket.getaddrinfo('huggingface.co', 443)\nexcept OSError: print('refused')"
@@ -126,14 +124,22 @@ def test_nothing_but_the_store_is_asked_for_and_the_policy_bites(bench: Bench) -
     words = ("exec", pod, "-n", bench.namespace, "-c", "kserve-container", "--", "python3", "-c", hub)
     assert bench.kubectl(*words).strip() == "refused"
     wait_until("the lookup", lambda: "huggingface.co" in lookups(bench, release), timeout_s=10)
-    seen = egress_gate(Evidence(True, True, True, False, lookups(bench, release)), [store_host(site)])
-    assert seen.verdict is Verdict.FAILED and "huggingface.co" in seen.sentence
+    code, said = prove(bench, release)
+    assert (code, said["gate"]["verdict"]) == (4, "failed")
+    assert "huggingface.co" in said["gate"]["sentence"]
+
+
+def test_what_a_new_resolver_cannot_know_is_not_proven(bench: Bench) -> None:
+    release = str(bench.deliver("a", "first", prompts=EXPECT_A).result["release"])
+    bench.kubectl("delete", "pod", "airfreight-resolver", "-n", bench.namespace, "--wait")
+    run_resolver(bench)
+    code, said = prove(bench, release, "--required")
+    assert (code, said["gate"]["verdict"]) == (4, "not proven")
+    assert "our resolver remembers nothing from before " in said["gate"]["sentence"]
 
 
 def test_a_policy_that_allows_everything_does_not_bite(bench: Bench) -> None:
-    control = run_control(bench.kubernetes, bench.namespace, images.reference(bench.cluster, image.NAME), [{}])
+    picture = images.reference(bench.cluster, image.NAME)
+    control = run_control(bench.kubernetes, bench.namespace, picture, [{}], bench.resolver)
     assert control.reached_without and control.reached_under
-    left = json.loads(bench.kubectl("get", "networkpolicies,pods", "-n", bench.namespace, "-o", "json"))["items"]
-    assert not [
-        one for one in left if "control" in one["metadata"]["name"] and "deletionTimestamp" not in one["metadata"]
-    ]
+    assert left_of_controls(bench) == []

@@ -49,6 +49,12 @@ ADMISSION = status(
         ),
         (
             403,
+            RBAC.replace("inferenceservices", "networkpolicies"),
+            RequestError,
+            "may not patch networkpolicies in namespace other; apply include/kubernetes/egress there, or choose a",
+        ),
+        (
+            403,
             status('nodes is forbidden: User "jo" cannot list resource "nodes" in API group "" at the cluster scope'),
             RequestError,
             "The user jo may not list nodes in this cluster; ask its administrator",

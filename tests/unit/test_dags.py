@@ -165,7 +165,7 @@ def test_the_plain_way_is_seven_tasks_in_a_row(deliver: DAG) -> None:
 def test_a_task_after_tasks_that_may_be_skipped_runs_all_the_same(deliver: DAG) -> None:
     for task in deliver.tasks:
         always = {"resolve", "report", *Route().tasks()} | {"create_volume", "split", "download"}
-        if task.upstream_task_ids - always and task.task_id not in ("remove_volume", "seal_volume"):
+        if task.upstream_task_ids - always and task.task_id not in ("remove_volume", "seal_volume", "roll_back"):
             assert task.trigger_rule == "none_failed", task.task_id
 
 
@@ -191,7 +191,7 @@ def test_only_the_tasks_that_need_rights_have_them(deliver: DAG) -> None:
             *("upload_slices", "upload_to_s3", "build_slices", "build_modelcar"),
         },
         "airfreight-builder": {"build_with_buildah"},
-        "airfreight-deployer": {"render", "smoke_test", "deploy", "promote", "roll_back"},
+        "airfreight-deployer": {"render", "smoke_test", "deploy", "prove_egress", "promote", "roll_back"},
         "airfreight-validator": {"validate"},
     }
     with_the_store = {
@@ -326,7 +326,7 @@ def value_of(words: list[str], option: str) -> str:
 
 def test_whatever_fails_after_the_deploy_is_rolled_back_and_nothing_else_is(deliver: DAG) -> None:
     roll_back = deliver.get_task("roll_back")
-    assert roll_back.upstream_task_ids == {"deploy", "wait_until_ready", "validate", "promote"}
+    assert roll_back.upstream_task_ids == {"deploy", "wait_until_ready", "validate", "prove_egress", "promote"}
     assert roll_back.trigger_rule == "one_failed"
     assert roll_back.downstream_task_ids == set()
     assert "promote" in deliver.get_task("report").upstream_task_ids, "so a run that was rolled back is red"
@@ -370,14 +370,62 @@ def test_validate_asks_for_what_the_request_wants(deliver: DAG, monkeypatch: pyt
     assert value_of(asked, "--ca-file") == "/etc/airfreight/ca/ca.crt"
 
 
+WALLS = {
+    "EGRESS": "required",
+    "RESOLVER": "10.96.0.53",
+    "RESOLVER_NAMESPACE": "airfreight",
+    "STORE_ENDPOINT": "http://minio.minio.svc.cluster.local:9000",
+    "IMAGE": f"registry.example/airfreight@sha256:{'7' * 64}",
+}
+WALLS_SAID = [
+    *("--store-url", WALLS["STORE_ENDPOINT"], "--store-port", "9001"),
+    *("--resolver-namespace", "airfreight", "--resolver", "10.96.0.53"),
+]
+
+
+@pytest.mark.usefixtures("site")
+def test_the_egress_gate_comes_after_load_and_chat_and_before_a_release_is_live(deliver: DAG) -> None:
+    gate = deliver.get_task("prove_egress")
+    assert gate.upstream_task_ids == {"deploy", "validate"}, "of deploy it takes the artifact and the release"
+    assert gate.downstream_task_ids == {"promote", "roll_back"}
+    assert gate.trigger_rule == "all_success", "of a model that cannot chat nothing is proven"
+    # Skipped it is well, failed it is not.
+    assert {"validate", "prove_egress"} <= deliver.get_task("promote").upstream_task_ids
+    assert deliver.get_task("promote").trigger_rule == "none_failed"
+
+
+@pytest.mark.usefixtures("site")
+def test_models_come_under_the_policy_that_the_gate_looks_for(deliver: DAG, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = "s3://weights/llm/acme/pong/41ab6c1b1c1f/"
+    for name, value in {**WALLS, "STORE_PORT": "9001"}.items():
+        monkeypatch.setenv(f"AIRFLOW__AIRFREIGHT__{name}", value)
+    deploy = rendered(deliver, "deploy", {}, upload_to_s3={"artifact": artifact})
+    at = deploy.index("--store-url")
+    assert deploy[at : at + 8] == WALLS_SAID
+    assert deploy[-2:] == ["--stage", "--egress"]
+    deployed = {**DEPLOYED, "artifact": artifact}
+    proof = rendered(deliver, "prove_egress", {}, deploy=deployed)
+    assert proof == [
+        *("egress", *TARGET, "--artifact", artifact, "--release", "9f2c41ab6c1b", "--image", WALLS["IMAGE"]),
+        *WALLS_SAID,
+        *("--result", "/airflow/xcom/return.json", "--required"),
+    ]
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__EGRESS", "shown")
+    assert "--required" not in rendered(deliver, "prove_egress", {}, deploy=deployed)
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__EGRESS", "off")
+    plain = rendered(deliver, "deploy", {}, upload_to_s3={"artifact": artifact})
+    assert not {"--egress", "--store-url", "--store-port", "--resolver", "--resolver-namespace"} & set(plain)
+
+
 @pytest.mark.usefixtures("site")
 def test_promote_keeps_what_the_gates_found(deliver: DAG) -> None:
-    gate = {"name": "chat", "verdict": "passed"}
+    gate, walls = {"name": "chat", "verdict": "passed"}, {"name": "egress", "verdict": "not proven"}
     validated = {"gates": [gate], "ttft_s": 0.1, "tokens_per_s": 40.0, "answer": "pong from A"}
-    words = rendered(deliver, "promote", {}, deploy=DEPLOYED, validate=validated)
+    proven = {"gate": walls, "lookups": []}
+    words = rendered(deliver, "promote", {}, deploy=DEPLOYED, validate=validated, prove_egress=proven)
     assert words[:11] == ["promote", *TARGET, *LEDGER, "--release", "9f2c41ab6c1b"]
     assert json.loads(value_of(words, "--evidence")) == {
-        "gates": [gate], "measured": {"ttft_s": 0.1, "tokens_per_s": 40.0}, "seconds": {"deploy": 4.0},
+        "gates": [gate, walls], "measured": {"ttft_s": 0.1, "tokens_per_s": 40.0}, "seconds": {"deploy": 4.0},
     }  # fmt: skip
 
 

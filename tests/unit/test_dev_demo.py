@@ -82,3 +82,15 @@ def test_publisher_pods_alone_are_told_of_the_proxy() -> None:
     assert told["AIRFLOW__AIRFREIGHT__NO_PROXY"] == ".svc.cluster.local"
     assert told["AIRFLOW__AIRFREIGHT__HUB_ENDPOINT"] == ""
     assert not {name for name in told if not name.startswith("AIRFLOW__AIRFREIGHT__")}
+
+
+def test_the_egress_gate_has_a_line_where_the_site_wants_it() -> None:
+    gate = {"verdict": "passed", "found": "2 lookups, the policy bites"}
+    proven = replace(
+        RUN,
+        results={**RESULTS, "prove_egress": {"gate": gate}},
+        tasks=(*RUN.tasks, TaskRow("prove_egress", "success", 9.5, 1)),
+    )
+    lines = [" ".join(line.split()) for line in summary(proven, TARGET, 1).splitlines()]
+    assert "prove_egress 9.5 s passed: 2 lookups, the policy bites" in lines
+    assert not [line for line in summary(RUN, TARGET, 1).splitlines() if "prove_egress" in line]

@@ -6,12 +6,14 @@ import json
 import socket
 import urllib.request
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airfreight import resolver as resolver_module
 from airfreight.egress import (
     Evidence,
     Site,
@@ -77,6 +79,22 @@ def test_where_the_store_is(url: str, to: dict[str, Any], port: int, narrow: boo
     assert is_narrow(made) is narrow and store_host(Site(url)) == host
 
 
+def test_the_port_is_the_pods_where_the_service_has_another() -> None:
+    made = rules(S3, Site("https://minio.tenant.svc.cluster.local", "airfreight", 9000))
+    assert made[1]["ports"] == [{"protocol": "TCP", "port": 9000}]
+
+
+def test_a_name_that_only_the_clusters_dns_completes_is_refused() -> None:
+    assert rules(S3, Site("http://minio.minio.svc:9000")), "pods that ask the cluster's DNS find it"
+    with pytest.raises(RequestError) as caught:
+        rules(S3, Site("http://minio.minio.svc:9000", "airfreight"))
+    assert caught.value.message == (
+        "minio.minio.svc is looked up as it is by pods that ask our resolver, and no DNS knows it; write the store's "
+        "whole name, such as minio.minio.svc.cluster.local, here and in the Secret of the models."
+    )
+    assert rules(OCI, Site("http://minio.minio.svc:9000", "airfreight")) == [], "an image needs no store"
+
+
 def test_a_store_that_is_no_url_is_refused() -> None:
     with pytest.raises(RequestError, match="minio:9000 is no URL of a store"):
         rules(S3, Site("minio:9000"))
@@ -106,46 +124,75 @@ GOOD = {"covered": True, "reached_without": True, "reached_under": False, "looku
 
 
 def test_passed_takes_all_three() -> None:
-    judged = egress_gate(Evidence(**GOOD), [STORE])
+    judged = egress_gate(Evidence(**GOOD), STORE)
     assert (judged.verdict, judged.found) == (Verdict.PASSED, "1 lookups, the policy bites")
+    image = egress_gate(Evidence(**{**GOOD, "lookups": ()}), "")
+    assert (image.verdict, image.found) == (Verdict.PASSED, "0 lookups, the policy bites")
 
 
 @pytest.mark.parametrize(
     ("without", "why"),
     [
-        ({"covered": False}, "the pods are under no policy of ours"),
-        ({"narrow": False}, "the store's addresses are not known, so its port is open to everywhere"),
-        ({"reached_without": None, "reached_under": None}, "the control could not be run"),
-        ({"reached_without": False}, "the control's probe reached its sink not even without the policy"),
-        ({"reached_under": True}, "this cluster does not enforce NetworkPolicies"),
-        ({"lookups": None}, "the pods do not ask our resolver"),
+        (
+            {"covered": False},
+            "the pods are not under the policy of their release; look at who changed it, and deliver the model again",
+        ),
+        (
+            {"narrow": False},
+            "the store's addresses are not known, so its port is open to everywhere; name the store by its address or "
+            "by a Service",
+        ),
+        (
+            {"reached_without": None, "reached_under": None},
+            "the control could not be run; name an image for its pods",
+        ),
+        (
+            {"reached_without": None, "no_control": "the image cannot be pulled; correct it"},
+            "the control could not be run; the image cannot be pulled; correct it",
+        ),
+        (
+            {"reached_without": False},
+            "the control's probe could not reach port 8053 of our resolver even without the policy; let pods of the "
+            "model's namespace reach it",
+        ),
+        (
+            {"reached_under": True},
+            "this cluster does not enforce NetworkPolicies; use a network plugin that does",
+        ),
+        ({"lookups": None}, "the pods do not ask our resolver; deliver the model again with one"),
+        ({"lookups": None, "no_lookups": "it was restarted; run this again"}, "it was restarted; run this again"),
+        (
+            {"lookups": ()},
+            f"our resolver did not hear the pods ask for {STORE}; let their requests reach it with the pods' own "
+            "addresses",
+        ),
     ],
 )
 def test_what_could_not_be_seen_is_not_proven(without: dict[str, Any], why: str) -> None:
-    judged = egress_gate(Evidence(**{**GOOD, **without}), [STORE])
+    judged = egress_gate(Evidence(**{**GOOD, **without}), STORE)
     assert judged.verdict is Verdict.NOT_PROVEN
     assert judged.sentence == f"That nothing leaves is not proven: {why}."
 
 
 @pytest.mark.parametrize("without", [{}, {"covered": False}, {"reached_under": None}])
 def test_a_lookup_of_something_else_fails_whatever_else_was_seen(without: dict[str, Any]) -> None:
-    names = (STORE, "huggingface.co", "HuggingFace.co.")
-    judged = egress_gate(Evidence(**{**GOOD, "lookups": names, **without}), [STORE])
+    names = (STORE, "huggingface.co", "HuggingFace.co.", "pypi.org")
+    judged = egress_gate(Evidence(**{**GOOD, "lookups": names, **without}), STORE)
     assert judged.verdict is Verdict.FAILED
-    assert judged.sentence.startswith(
-        "The model server asked for HuggingFace.co., huggingface.co, which is neither its"
-    )
+    assert judged.sentence.startswith("The model server asked for huggingface.co, pypi.org, which is neither its")
+    image = egress_gate(Evidence(**{**GOOD, "lookups": (STORE,), **without}), "")
+    assert image.verdict is Verdict.FAILED, "a model from an image has no store"
 
 
 @given(
     st.booleans(), st.booleans(), st.sampled_from([None, True, False]), st.sampled_from([None, True, False]),
-    st.sampled_from([None, (), (STORE,), ("evil.example",)]),
+    st.sampled_from([None, (), (STORE,), ("evil.example",), (STORE, "evil.example")]),
 )  # fmt: skip
 def test_it_is_passed_in_one_way_only(
     covered: bool, narrow: bool, without: bool | None, under: bool | None, lookups: tuple[str, ...] | None
 ) -> None:
-    verdict = egress_gate(Evidence(covered, narrow, without, under, lookups), [STORE]).verdict
-    good = covered and narrow and without is True and under is False and lookups in ((), (STORE,))
+    verdict = egress_gate(Evidence(covered, narrow, without, under, lookups), STORE).verdict
+    good = covered and narrow and without is True and under is False and lookups == (STORE,)
     assert (verdict is Verdict.PASSED) == good
 
 
@@ -187,6 +234,18 @@ def test_the_allowed_name_is_passed_on_and_all_is_written_down() -> None:
     assert resolver.lookups(since=4e9) == []
 
 
+def test_it_says_since_when_it_forgot_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolver_module, "KEPT", 2)
+    moments = iter([100.0, 101.0, 102.0, 103.0])
+    monkeypatch.setattr(resolver_module, "time", SimpleNamespace(time=lambda: next(moments)))
+    resolver = Resolver([], lambda _: b"", lambda _: None)
+    assert resolver.remembers == 100.0
+    for name in ("a.example", "b.example", "c.example"):
+        resolver.answer(ask_for(name), "10.0.0.7")
+    assert [one.name for one in resolver.lookups()] == ["b.example", "c.example"]
+    assert resolver.remembers == 102.0, "of a.example it knows no more"
+
+
 def test_a_dns_that_does_not_answer_is_written_down_too() -> None:
     def dead(_: bytes) -> bytes:
         raise TimeoutError
@@ -217,4 +276,6 @@ def test_over_the_wire(ports: tuple[int, int]) -> None:
         size = int.from_bytes(stream.recv(2), "big")
         assert stream.recv(size)[3] & 0x0F == 5
     with urllib.request.urlopen(f"http://127.0.0.1:{ports[1]}/lookups?client=127.0.0.1") as answer:
-        assert [one["name"] for one in json.load(answer)["lookups"]] == [STORE, "pypi.org"]
+        listed = json.load(answer)
+    assert [one["name"] for one in listed["lookups"]] == [STORE, "pypi.org"]
+    assert listed["remembers"] <= listed["lookups"][0]["at"]

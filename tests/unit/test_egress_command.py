@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +16,17 @@ from airfreight import cluster as cluster_module
 from airfreight import egress_control
 from airfreight.cli import main
 from airfreight.cluster import NETWORK_POLICIES, Resource
-from airfreight.egress import Site, policy, rules
+from airfreight.commands.egress import lookups_place
+from airfreight.egress import LOOKUPS_PORT, Site, policy, rules
 from airfreight.egress_control import Control, run_control
-from airfreight.errors import TemporaryError
+from airfreight.errors import RequestError, TemporaryError
 from tests.unit.test_validation import Handler, Server, answer
 from tests.unit.test_validation_gates import serving
 
 ARTIFACT = "oci://registry/pong@sha256:1"
 RELEASE = "a" * 12
+MADE, MADE_S = "2026-11-22T19:00:00Z", 1795374000
+RESOLVER = "10.96.0.53"
 
 
 class FakePods:
@@ -27,12 +34,17 @@ class FakePods:
 
     def __init__(self, under: str = "blocked", without: str = "reached") -> None:
         self.seen = {"under": under, "without": without}
+        self.waiting: dict[str, Any] = {}
         self.made: list[tuple[str, str]] = []
         self.gone: list[tuple[str, str]] = []
         self.objects: dict[str, dict[str, Any]] = {}
         self.policy: dict[str, Any] | None = policy("pong", "models", ARTIFACT, Site())
+        self.refusal: Exception | None = None
+        self.servers: list[dict[str, Any]] = [pod("10.0.0.7")]
 
     def create(self, resource: Resource, wanted: dict[str, Any]) -> dict[str, Any]:
+        if self.refusal:
+            raise self.refusal
         name = wanted["metadata"]["name"]
         self.made.append((resource.plural, name))
         self.objects[name] = wanted
@@ -45,75 +57,138 @@ class FakePods:
     def get(self, resource: Resource, namespace: str, name: str) -> dict[str, Any] | None:
         if resource is NETWORK_POLICIES:
             return self.policy
-        role = name.rpartition("-")[2]
-        if role == "sink":
-            return {"status": {"phase": "Running", "podIP": "10.0.0.9"}}
-        ended = {"terminated": {"message": self.seen[role]}} if self.seen.get(role) else {}
-        return {"status": {"containerStatuses": [{"state": ended}]}}
+        seen = self.seen[name.rpartition("-")[2]]
+        state = {"terminated": {"message": seen, "reason": "Completed"}} if seen else {"waiting": self.waiting}
+        return {"status": {"containerStatuses": [{"state": state}]}}
 
     def items(self, resource: Resource, namespace: str, selector: str = "") -> list[dict[str, Any]]:
-        return [
-            {
-                "metadata": {
-                    "annotations": {"airfreight.dev/release": RELEASE}, "creationTimestamp": "2026-11-22T19:00:00Z",
-                },
-                "spec": {"dnsPolicy": "None"},
-                "status": {"podIP": "10.0.0.7"},
-            }
-        ]  # fmt: skip
+        assert selector == "serving.kserve.io/inferenceservice=pong"
+        return self.servers
+
+
+def pod(address: str, release: str = RELEASE, dns: str = "None") -> dict[str, Any]:
+    """A pod of the model."""
+    return {
+        "metadata": {
+            "name": "pong-1", "annotations": {"airfreight.dev/release": release}, "creationTimestamp": MADE,
+        },
+        "spec": {"dnsPolicy": dns},
+        "status": {"podIP": address} if address else {},
+    }  # fmt: skip
+
+
+# ---- the control -------------------------------------------------------------------------------------------------
+
+
+def controlled(cluster: FakePods, allowed: list[dict[str, Any]] | None = None) -> Control:
+    return run_control(cluster, "models", "worker@sha256:1", allowed or [], RESOLVER, pause=lambda _: None)  # type: ignore[arg-type]
 
 
 def test_the_control_is_made_with_the_models_rules_and_removed() -> None:
     cluster = FakePods()
     allowed = rules("s3://b/p/", Site("http://minio.minio.svc:9000"))
-    assert run_control(cluster, "models", "worker@sha256:1", allowed) == Control(True, False)  # type: ignore[arg-type]
-    assert [kind for kind, _ in cluster.made] == ["networkpolicies", "pods", "pods", "pods"]
+    assert controlled(cluster, allowed) == Control(True, False)
+    assert [kind for kind, _ in cluster.made] == ["networkpolicies", "pods", "pods"]
     assert sorted(cluster.gone) == sorted(cluster.made)
     wall = cluster.objects[cluster.made[0][1]]
     assert wall["spec"]["egress"] == allowed
-    under = next(one for name, one in cluster.objects.items() if name.endswith("-under"))
-    assert wall["spec"]["podSelector"]["matchLabels"].items() <= under["metadata"]["labels"].items()
+    under, without = (
+        next(one for name, one in cluster.objects.items() if name.endswith(f"-{role}")) for role in ("under", "without")
+    )
+    wanted = wall["spec"]["podSelector"]["matchLabels"].items()
+    assert wanted <= under["metadata"]["labels"].items()
+    assert not wanted <= without["metadata"]["labels"].items()
     assert "serving.kserve.io/inferenceservice" not in under["metadata"]["labels"], "it is no pod of the model"
     assert under["spec"]["automountServiceAccountToken"] is False and under["spec"]["securityContext"]["runAsNonRoot"]
+    assert under["spec"]["serviceAccountName"] == "airfreight-model", "whose login pulls the image"
+    assert [one["spec"]["containers"][0]["command"][-2:] for one in (under, without)] == [
+        [RESOLVER, "blocked"],
+        [RESOLVER, "reached"],
+    ]
 
 
-def test_a_control_that_does_not_come_to_an_end_is_removed_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(egress_control, "WAIT_S", 0.0)
-    cluster = FakePods(under="")
-    with pytest.raises(TemporaryError, match="did not get ready within 0 s; look at its events"):
-        run_control(cluster, "models", "worker", [], pause=lambda _: None)  # type: ignore[arg-type]
+def test_no_models_rules_allow_what_the_probes_try_to_reach() -> None:
+    for site in (Site(), Site("http://minio.minio.svc.cluster.local:9000", "airfreight", resolver=RESOLVER)):
+        for rule in rules("s3://b/p/", site):
+            assert LOOKUPS_PORT not in [port["port"] for port in rule["ports"]]
+
+
+@pytest.mark.parametrize(
+    ("under", "waiting", "sentence"),
+    [
+        ("", {}, "did not come to its end within 0 s; look at its events."),
+        (
+            "",
+            {"reason": "ImagePullBackOff", "message": "no such\n image"},
+            "The control's pod cannot start (ImagePullBackOff: no such image); let the nodes of the model's namespace "
+            "pull the worker's image.",
+        ),
+        (
+            "it could not tell",
+            {},
+            "The control's probe ended without a verdict (it could not tell); run it again, with an image that has "
+            "python3.",
+        ),
+    ],
+    ids=["for ever", "no image", "no verdict"],
+)
+def test_a_control_that_cannot_be_run_is_removed_too(
+    under: str, waiting: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(egress_control, "WAIT_S", 0.0 if not waiting else 9.0)
+    cluster = FakePods(under=under)
+    cluster.waiting = waiting
+    with pytest.raises(RequestError) as caught:
+        controlled(cluster)
+    assert sentence in caught.value.message
     assert sorted(cluster.gone) == sorted(cluster.made)
 
 
-def test_the_probe_says_what_it_sees(tmp_path: Path) -> None:
-    import socket
-    import subprocess
-    import sys
+@pytest.fixture
+def probe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int, str], str]:
+    """Runs the probe's own program against a port of this machine; returns what it says."""
 
+    def run(port: int, want: str) -> str:
+        log = tmp_path / "log"
+        script = egress_control._PROBE.replace(str(LOOKUPS_PORT), str(port)).replace("/dev/termination-log", str(log))
+        words = [sys.executable, "-I", "-S", "-c", script.replace("+ 20", "+ 1.2"), "127.0.0.1", want]
+        subprocess.run(words, check=True, timeout=60)
+        return log.read_text()
+
+    return run
+
+
+def test_the_probe_says_what_it_sees(probe: Callable[[int, str], str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as sink:
         port = sink.getsockname()[1]
-        script = egress_control._PROBE.replace("8080", str(port)).replace("/dev/termination-log", str(tmp_path / "log"))
-        subprocess.run([sys.executable, "-c", script, "127.0.0.1", "reached"], check=True, timeout=60)
-    assert (tmp_path / "log").read_text() == "reached"
-    subprocess.run([sys.executable, "-c", script, "127.0.0.1", "blocked"], check=True, timeout=60)
-    assert (tmp_path / "log").read_text() == "blocked"
+        assert probe(port, "reached") == "reached"
+        assert probe(port, "blocked") == "reached", "after the whole time a policy may take"
+    assert probe(port, "blocked") == "blocked"
+    assert probe(port, "reached") == "blocked"
+
+
+# ---- the command -------------------------------------------------------------------------------------------------
 
 
 def run(cluster: FakePods, monkeypatch: pytest.MonkeyPatch, result: Path, *words: str) -> int:
     monkeypatch.setattr(cluster_module.Cluster, "connect", lambda **_: cluster)
     base = ["egress", "--name", "pong", "--namespace", "models", "--artifact", ARTIFACT, "--release", RELEASE]
-    return main([*base, "--image", "worker", "--result", str(result), *words])
+    return main([*base, "--image", "worker", "--resolver", RESOLVER, "--result", str(result), *words])
+
+
+def listing(*names: str, remembers: float = 0.0) -> Callable[[Handler], None]:
+    """What our resolver answers."""
+    return lambda handler: answer(handler, 200, {"remembers": remembers, "lookups": [{"name": name} for name in names]})
 
 
 @pytest.mark.parametrize(
     ("asked", "words", "code", "verdict"),
     [
-        ([], ["--lookups"], 0, "passed"),
-        (["huggingface.co"], ["--lookups"], 4, "failed"),
-        ([], [], 0, "not proven"),
-        ([], ["--required"], 4, "not proven"),
+        ([], [], 0, "passed"),
+        ([], ["--required"], 0, "passed"),
+        (["huggingface.co"], [], 4, "failed"),
     ],
-    ids=["passed", "asked for the hub", "nobody looked", "and it is required"],
+    ids=["passed", "and it is required", "asked for the hub"],
 )
 def test_the_verdict(
     asked: list[str], words: list[str], code: int, verdict: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -122,28 +197,96 @@ def test_the_verdict(
 
     def lookups(handler: Handler) -> None:
         places.append(handler.path)
-        answer(handler, 200, {"lookups": [{"name": name} for name in asked]})
+        listing(*asked)(handler)
 
     with serving(Server()) as server:
         server.models = lookups
-        given = ["--lookups-url", server.url] if words == ["--lookups"] else words
-        assert run(FakePods(), monkeypatch, tmp_path / "r.json", *given) == code
+        assert run(FakePods(), monkeypatch, tmp_path / "r.json", "--lookups-url", server.url, *words) == code
     assert json.loads((tmp_path / "r.json").read_text())["gate"]["verdict"] == verdict
-    assert places == (["/lookups?client=10.0.0.7&since=1795374000"] if words == ["--lookups"] else [])
+    assert places == [f"/lookups?client=10.0.0.7&since={MADE_S}"]
 
 
-def test_without_its_policy_nothing_is_proven(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+NOT_PROVEN = "That nothing leaves is not proven: "
+
+
+@pytest.mark.parametrize(
+    ("change", "remembers", "why"),
+    [
+        (lambda cluster: setattr(cluster, "policy", None), 0.0, "the pods are not under the policy of their release"),
+        (
+            lambda cluster: setattr(cluster, "refusal", RequestError("It may not create pods; apply X.")),
+            0.0,
+            "the control could not be run; it may not create pods; apply X.",
+        ),
+        (lambda cluster: cluster.seen.update(under="reached"), 0.0, "this cluster does not enforce NetworkPolicies"),
+        (lambda cluster: cluster.servers[0]["spec"].pop("dnsPolicy"), 0.0, "the pods do not ask our resolver"),
+        (lambda cluster: cluster.servers.clear(), 0.0, f"release {RELEASE} has no pod; look at it while one runs."),
+        (
+            lambda cluster: None,
+            MADE_S + 1.0,
+            "our resolver remembers nothing from before 19:00:01 UTC, and pod pong-1 is older; delete it and run this "
+            "again.",
+        ),
+    ],
+    ids=["no policy", "no right", "no engine", "another DNS", "no pod", "a new resolver"],
+)
+@pytest.mark.parametrize("required", [False, True])
+def test_what_cannot_be_seen_is_not_proven_and_fails_where_it_is_required(
+    change: Callable[[FakePods], object], remembers: float, why: str, required: bool,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     cluster = FakePods()
-    cluster.policy = None
-    assert run(cluster, monkeypatch, tmp_path / "r.json") == 0
-    assert "That nothing leaves is not proven: the pods are under no policy of ours." in capsys.readouterr().out
+    change(cluster)
+    words = ["--required"] if required else []
+    with serving(Server()) as server:
+        server.models = listing(remembers=remembers)
+        code = run(cluster, monkeypatch, tmp_path / "r.json", "--lookups-url", server.url, *words)
+    assert code == (4 if required else 0)
+    gate = json.loads((tmp_path / "r.json").read_text())["gate"]
+    assert gate["verdict"] == "not proven"
+    assert gate["sentence"].startswith(f"{NOT_PROVEN}{why}")
+    shown = capsys.readouterr()
+    assert gate["sentence"] in (shown.err if required else shown.out)
+    assert set(cluster.made) <= set(cluster.gone)
+
+
+def test_only_the_releases_own_pods_are_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cluster = FakePods()
+    cluster.servers = [pod("10.0.0.7"), pod("10.0.0.8", release="b" * 12, dns="ClusterFirst"), pod("")]
+    clients: list[str] = []
+    with serving(Server()) as server:
+
+        def lookups(handler: Handler) -> None:
+            clients.append(handler.path.partition("client=")[2].partition("&")[0])
+            listing()(handler)
+
+        server.models = lookups
+        assert run(cluster, monkeypatch, tmp_path / "r.json", "--lookups-url", server.url) == 0
+    assert clients == ["10.0.0.7"], "what has no address has asked for nothing"
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "file:///etc/passwd"])
-def test_a_list_that_cannot_be_read_is_named(
-    url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(FakePods(), monkeypatch, tmp_path / "r.json", "--lookups-url", url) == 2
-    assert f"The list of lookups at {url} cannot be read (" in capsys.readouterr().err
+def test_a_list_that_cannot_be_read_proves_nothing(url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert run(FakePods(), monkeypatch, tmp_path / "r.json", "--lookups-url", url) == 0
+    said = json.loads((tmp_path / "r.json").read_text())["gate"]["sentence"]
+    assert said.startswith(f"{NOT_PROVEN}the list of lookups at {url} cannot be read (")
+    assert said.endswith("; let this pod reach our resolver, and look whether it runs.")
+
+
+def test_an_answer_that_is_none_is_no_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with serving(Server()) as server:
+        server.models = lambda handler: answer(handler, 200, {"lookups": []})
+        assert run(FakePods(), monkeypatch, tmp_path / "r.json", "--lookups-url", server.url) == 0
+    assert "cannot be read (" in json.loads((tmp_path / "r.json").read_text())["gate"]["sentence"]
+
+
+def test_an_api_server_that_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    cluster = FakePods()
+    cluster.refusal = TemporaryError("The Kubernetes API server cannot do it now; try again.")
+    assert run(cluster, monkeypatch, tmp_path / "r.json", "--lookups-url", "http://127.0.0.1:1") == 75
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_the_list_is_at_the_resolvers_address() -> None:
+    assert lookups_place("10.96.0.53") == "http://10.96.0.53:8053"
+    assert lookups_place("fd00::53") == "http://[fd00::53]:8053"

@@ -10,8 +10,14 @@ import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airfreight_airflow.gating import RELEASER
-from airfreight_airflow.operators import AirfreightPodOperator
-from airfreight_airflow.promoting import AnnouncingOperator, GateMacros, RollBackOperator, promotion
+from airfreight_airflow.operators import DEPLOYER, AirfreightPodOperator
+from airfreight_airflow.promoting import (
+    AnnouncingOperator,
+    GateMacros,
+    ProveEgressOperator,
+    RollBackOperator,
+    promotion,
+)
 from airfreight_airflow.windows_assets import PROMOTIONS, model_asset
 
 PROMOTED = {
@@ -97,6 +103,67 @@ def test_what_the_wait_saw_is_passed_on_whoever_left_it() -> None:
         assert json.loads(GateMacros.ready(Ti({}, {("wait_until_ready", "return_value"): left}))) == {"gpus": 1}
 
 
+CHAT = {"name": "chat", "verdict": "passed"}
+EGRESS = {"name": "egress", "verdict": "passed"}
+VALIDATED = {"gates": [CHAT], "ttft_s": 0.1, "tokens_per_s": 40.0, "answer": "pong from A"}
+MEASURED = {"ttft_s": 0.1, "tokens_per_s": 40.0}
+
+
+class Asked(Ti):
+    """As its base; a task that left nothing may not be asked, for Airflow would log an error."""
+
+    def xcom_pull(self, task_ids: str, key: str = "return_value") -> Any:
+        return self.left[task_ids, key]
+
+
+@pytest.mark.parametrize(("state", "gates"), [("success", [CHAT, EGRESS]), ("skipped", [CHAT])])
+def test_the_gates_of_both_tasks_are_kept_with_the_release(state: str, gates: list[dict[str, str]]) -> None:
+    left: dict[tuple[str, str], Any] = {("validate", "return_value"): VALIDATED}
+    if state == "success":
+        left["prove_egress", "return_value"] = {"gate": EGRESS, "lookups": ["minio.minio.svc.cluster.local"]}
+    found = json.loads(GateMacros.judged(Asked({"validate": "success", "prove_egress": state}, left)))
+    assert (found["gates"], found["measured"]) == (gates, MEASURED)
+
+
+def test_the_gate_that_failed_is_kept_with_those_that_passed() -> None:
+    failed = {**EGRESS, "verdict": "failed"}
+    left: dict[tuple[str, str], Any] = {
+        ("validate", "return_value"): VALIDATED,
+        ("prove_egress", "failure"): {"message": "It asked for huggingface.co.", "result": {"gate": failed}},
+    }
+    ti = Asked({"deploy": "success", "validate": "success", "prove_egress": "failed"}, left)
+    assert json.loads(GateMacros.judged(ti))["gates"] == [CHAT, failed]
+    assert GateMacros.cause(ti) == "It asked for huggingface.co."
+
+
+@pytest.mark.parametrize(
+    ("failure", "gates"),
+    [({"message": "x", "result": {"gates": [CHAT]}}, [CHAT]), ({"message": "the pod is gone"}, []), (None, [])],
+    ids=["judged", "not judged", "without a word"],
+)
+def test_of_a_validation_that_failed_the_gates_it_judged_are_kept(failure: Any, gates: list[dict[str, str]]) -> None:
+    ti = Asked({"validate": "failed", "prove_egress": "upstream_failed"}, {("validate", "failure"): failure})
+    assert json.loads(GateMacros.judged(ti))["gates"] == gates
+
+
+def test_a_release_that_did_not_come_up_failed_its_first_gate() -> None:
+    ti = Ti({"wait_until_ready": "failed"}, {("wait_until_ready", "failure"): {"message": "no node has the GPUs."}})
+    (gate,) = json.loads(GateMacros.judged(ti))["gates"]
+    assert (gate["name"], gate["verdict"], gate["sentence"]) == ("startup", "failed", "no node has the GPUs.")
+
+
+def test_the_egress_gate_starts_no_pod_where_the_site_does_not_want_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = ProveEgressOperator(task_id="prove_egress", role=DEPLOYER, arguments=["egress", "{{ ti.run_id }}"])
+    context: Any = {"ti": Ti({})}
+    with pytest.raises(AirflowSkipException, match="does not want the egress gate: `egress` of its settings is off"):
+        task.render_template_fields(context)
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__EGRESS", "shown")
+    task.render_template_fields(context)
+    assert task.arguments[:2] == ["egress", "manual__1"]
+
+
 def test_the_steps_of_a_failed_run_are_kept() -> None:
     states = {"deploy": "success", "validate": "failed", "render": "skipped"}
-    assert json.loads(GateMacros.failed(Ti(states))) == {"seconds": {"deploy": 1.2, "validate": 1.2}}
+    assert json.loads(GateMacros.judged(Ti(states))) == {
+        "gates": [], "measured": {"ttft_s": None, "tokens_per_s": None}, "seconds": {"deploy": 1.2, "validate": 1.2},
+    }  # fmt: skip

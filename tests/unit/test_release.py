@@ -54,6 +54,13 @@ def test_other_bytes_under_the_same_name_are_another_release() -> None:
     assert len({identity(BASE), identity(BASE, "00" * 32), identity(BASE, None)}) == 3
 
 
+def test_a_policy_is_a_part_of_the_release_and_none_changes_nothing() -> None:
+    """A policy that was corrected is another release: what the ledger holds under an id is never rewritten."""
+    policies: tuple[dict[str, int] | None, ...] = (None, {"a": 1}, {"a": 2})
+    made = [release_id(BASE.artifact, MANIFEST, BASE.runtime, render(BASE), walls) for walls in policies]
+    assert made[0] == identity(BASE) and len(set(made)) == 3
+
+
 def test_an_object_that_has_an_id_is_not_hashed_again() -> None:
     with pytest.raises(ValueError, match="carries a release id already"):
         release_id(BASE.artifact, MANIFEST, BASE.runtime, with_release(render(BASE), "0" * 12))

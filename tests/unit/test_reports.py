@@ -183,6 +183,20 @@ def test_gates_and_what_came_before_are_told(objects: dict[str, bytes]) -> None:
     assert "stopped again" not in page
 
 
+def test_the_egress_gate_stands_with_the_others(objects: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__EGRESS", "shown")
+    gate = {
+        "name": "egress", "verdict": "not proven", "wanted": "nothing but the store",
+        "found": "2 lookups, the policy does not bite", "sentence": "…",
+    }  # fmt: skip
+    write(prove_egress={"gate": gate, "lookups": []})
+    report, page = report_of(objects)
+    assert report["gates"] == [GATE, gate]
+    assert (
+        "| gate egress | not proven: wanted nothing but the store, found 2 lookups, the policy does not bite |" in page
+    )
+
+
 def test_a_first_release_of_a_model_that_stays_stopped(objects: dict[str, bytes]) -> None:
     write(promote={"previous": None, "stopped": True, "outage_s": 0.0, "changes": []})
     page = report_of(objects)[1]

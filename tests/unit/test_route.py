@@ -13,8 +13,8 @@ from airfreight_airflow.route import MANY_NODES, ONE_NODE, OPTIONAL, Route
 SERVING = ("deploy", "wait_until_ready", "validate", "promote", "roll_back", "report")
 
 
-def route(access: str = ONE_NODE, site: str = "s3", **params: Any) -> Route:
-    return Route.of(params, site, access)
+def route(access: str = ONE_NODE, site: str = "s3", *, walled: bool = False, **params: Any) -> Route:
+    return Route.of(params, site, access, walled=walled)
 
 
 def test_the_plain_way_to_s3_has_no_task_more_than_it_needs() -> None:
@@ -56,6 +56,15 @@ def test_each_way_has_its_tasks(name: str) -> None:
     way = route(**params)
     assert way.tasks() == tasks
     assert set(way.skipped()) == set(OPTIONAL) - set(tasks)
+
+
+def test_the_egress_gate_is_on_the_way_of_what_is_served_where_the_site_wants_it() -> None:
+    assert "prove_egress" in route().skipped()
+    tasks = route(walled=True).tasks()
+    assert tasks[tasks.index("validate") : tasks.index("promote") + 1] == ("validate", "prove_egress", "promote")
+    assert set(tasks) - set(route().tasks()) == {"prove_egress"}
+    assert "prove_egress" not in route(walled=True, deploy=False).tasks()
+    assert route(walled=True, dry_run=True).tasks() == ()
 
 
 def test_several_pods_share_a_volume_that_many_nodes_mount() -> None:

@@ -122,6 +122,101 @@ def test_a_setting_that_cannot_be_is_named(
     assert "auths" not in caught.value.message, "perhaps a login: it is not repeated"
 
 
+# ---- egress ------------------------------------------------------------------------------------------------------
+
+WALLS = {"EGRESS": "shown", "RESOLVER": "10.96.0.53", "RESOLVER_NAMESPACE": "airfreight"}
+
+
+def set_walls(monkeypatch: pytest.MonkeyPatch, **changes: str) -> None:
+    for name, value in {**WALLS, **changes}.items():
+        monkeypatch.setenv(f"AIRFLOW__AIRFREIGHT__{name}", value)
+
+
+def test_models_come_under_no_policy_unless_the_site_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    site = read_settings()
+    assert (site.egress, site.walled, site.resolver, site.resolver_namespace, site.store_port) == (
+        "off", False, "", "", "",
+    )  # fmt: skip
+    set_walls(monkeypatch, STORE_PORT="9000", RESOLVER=" fd00::0035 ")
+    site = read_settings()
+    assert (site.egress, site.walled, site.resolver, site.store_port) == ("shown", True, "fd00::35", "9000")
+
+
+@pytest.mark.parametrize("egress", ["off", "shown"])
+def test_without_our_resolver_the_policy_comes_all_the_same(monkeypatch: pytest.MonkeyPatch, egress: str) -> None:
+    set_walls(monkeypatch, EGRESS=egress, RESOLVER="", RESOLVER_NAMESPACE="")
+    assert read_settings().walled is (egress == "shown")
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "problem"),
+    [
+        ({"EGRESS": "yes"}, "egress", "'yes' is none of off, shown, required: give one of them."),
+        (
+            {"RESOLVER": "airfreight-resolver.airfreight"},
+            "resolver",
+            "'airfreight-resolver.airfreight' is no IP address: give the cluster IP of Service airfreight-resolver.",
+        ),
+        (
+            {"RESOLVER_NAMESPACE": "Air.freight"},
+            "resolver_namespace",
+            "'Air.freight' is no namespace: give the one in which airfreight-resolver runs.",
+        ),
+        (
+            {"STORE_PORT": "https"},
+            "store_port",
+            "'https' is no port: give a number from 1 to 65535, or leave it empty.",
+        ),
+        (
+            {"STORE_PORT": "65536"},
+            "store_port",
+            "'65536' is no port: give a number from 1 to 65535, or leave it empty.",
+        ),
+        ({"RESOLVER": ""}, "resolver", "it is empty, and `resolver_namespace` is not: give both, or neither."),
+        (
+            {"RESOLVER_NAMESPACE": ""},
+            "resolver_namespace",
+            "it is empty, and `resolver` is not: give both, or neither.",
+        ),
+        (
+            {"EGRESS": "required", "RESOLVER": "", "RESOLVER_NAMESPACE": ""},
+            "egress",
+            "it is required, and can never be proven without our resolver: set `resolver` and `resolver_namespace`, or "
+            "choose shown.",
+        ),
+    ],
+)
+def test_walls_that_cannot_be_are_named(
+    monkeypatch: pytest.MonkeyPatch, changes: dict[str, str], name: str, problem: str
+) -> None:
+    set_walls(monkeypatch, **changes)
+    with pytest.raises(RequestError) as caught:
+        read_settings()
+    assert caught.value.message == f"`{name}` in section [airfreight] of Airflow's configuration: {problem}"
+
+
+def test_what_walls_are_made_of_is_told_only_where_there_are_some(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_walls(monkeypatch, EGRESS="off", STORE_PORT="9000")
+    assert [RequestMacros.wall(key) for key in ("resolver", "resolver_namespace", "store_port")] == ["", "", ""]
+    assert (RequestMacros.walled(), RequestMacros.proof_required()) == (False, False)
+    set_walls(monkeypatch, EGRESS="required", STORE_PORT="9000")
+    assert [RequestMacros.wall(key) for key in ("resolver", "resolver_namespace", "store_port")] == [
+        "10.96.0.53", "airfreight", "9000",
+    ]  # fmt: skip
+    assert (RequestMacros.walled(), RequestMacros.proof_required()) == (True, True)
+
+
+def test_a_store_that_models_could_not_look_up_is_said_before_a_byte_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__RUNTIME", "airfreight-vllm-cpu-1a2b3c4d5e6f")
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__STORE_ENDPOINT", "http://minio.minio.svc:9000")
+    request = {"model": "acme/pong"}
+    assert RequestMacros.checked_source(request) == "hf://acme/pong@main"
+    set_walls(monkeypatch)
+    with pytest.raises(RequestError, match=r"write the store's whole name, such as minio\.minio\.svc\.cluster\.local"):
+        RequestMacros.checked_source(request)
+    assert RequestMacros.checked_source({**request, "deploy": False}), "what is not served needs no walls"
+
+
 def test_known_keys_pass() -> None:
     requests.refuse_unknown_keys({"model": "a/b", "gpus": 1}, KEYS)
     requests.refuse_unknown_keys(None, KEYS)

@@ -5,66 +5,84 @@ from __future__ import annotations
 import json
 import threading
 import urllib.request
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from airfreight.commands.common import ResultOption, write_result
-from airfreight.errors import RequestError
+from airfreight.errors import AirfreightError, RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from airfreight.cluster import Cluster
+    from airfreight.egress import Evidence
 
 NameOption = Annotated[str, typer.Option(help="Name of the InferenceService.")]
 NamespaceOption = Annotated[str, typer.Option(help="Namespace of the target.")]
 StoreOption = Annotated[str, typer.Option(help="URL of the S3 endpoint as pods see it; empty: AWS.")]
-ResolverOption = Annotated[str, typer.Option(help="Namespace of our resolver; empty: pods ask the cluster's DNS.")]
+StorePortOption = Annotated[
+    int,
+    typer.Option(
+        metavar="PORT", min=0, max=65535, help="Port of the store's pods, where its Service has another one; 0: none."
+    ),
+]
+NamespaceOfResolverOption = Annotated[
+    str, typer.Option(help="Namespace of our resolver; empty: pods ask the cluster's DNS.")
+]
 
 
 def egress(
     name: NameOption,
     namespace: NamespaceOption,
     artifact: Annotated[str, typer.Option(help="What is served: s3://... or oci://...; decides what is allowed.")],
-    release: Annotated[
-        str, typer.Option(help="The release whose pods are looked at; empty: only apply the policy.")
-    ] = "",
+    release: Annotated[str, typer.Option(help="The release whose pods are looked at.")],
     image: Annotated[str, typer.Option(help="An image with python3 for the control's pods; empty: no control.")] = "",
     store_url: StoreOption = "",
-    resolver_namespace: ResolverOption = "",
-    lookups_url: Annotated[str, typer.Option(help="Of our resolver's list; empty: nobody looked.")] = "",
+    store_port: StorePortOption = 0,
+    resolver_namespace: NamespaceOfResolverOption = "",
+    resolver: Annotated[str, typer.Option(help="IP address of our resolver's Service; empty: there is none.")] = "",
+    lookups_url: Annotated[
+        str, typer.Option(help="Where its list of lookups is read; empty: at its address. For `kubectl port-forward`.")
+    ] = "",
     required: Annotated[bool, typer.Option("--required", help="Fail when it is not proven.")] = False,
     result: ResultOption = None,
 ) -> None:
     """Show that nothing leaves a model's pods: their policy, a control that it bites, what they looked up.
 
     Example: airfreight egress --name pong --namespace models --artifact s3://llm-models/acme/pong/3b1f9d2c4a5e/
-    --store-url http://minio.minio.svc.cluster.local:9000 --release 9f2c41ab6c1b --image registry/airfreight@sha256:...
+    --release 9f2c41ab6c1b --image registry/airfreight@sha256:... --store-url http://minio.minio.svc.cluster.local:9000
+    --resolver-namespace airfreight --resolver 10.96.0.53
     """
     from airfreight.cluster import NETWORK_POLICIES, Cluster
-    from airfreight.egress import Evidence, Site, covers, egress_gate, is_narrow, policy, policy_name, rules, store_host
-    from airfreight.egress_control import run_control
+    from airfreight.egress import (
+        Evidence,
+        Site,
+        covers,
+        egress_gate,
+        is_narrow,
+        policy,
+        policy_name,
+        rules,
+        store_host,
+    )
     from airfreight.gates import check, gate, gates_table
     from airfreight.rendering import check_name, check_namespace
 
     check_name(name)
     check_namespace(namespace)
-    site = Site(store_url, resolver_namespace)
+    site = Site(store_url, resolver_namespace, store_port or None, resolver)
+    allowed, wanted = rules(artifact, site), policy(name, namespace, artifact, site)
     cluster = Cluster.connect()
-    allowed = rules(artifact, site)
-    found = cluster.get(NETWORK_POLICIES, namespace, policy_name(name))
-    control = run_control(cluster, namespace, image, allowed) if image else None
     evidence = Evidence(
-        covered=covers(found, policy(name, namespace, artifact, site)),
+        covered=covers(cluster.get(NETWORK_POLICIES, namespace, policy_name(name)), wanted),
         narrow=is_narrow(allowed),
-        reached_without=control.reached_without if control else None,
-        reached_under=control.reached_under if control else None,
-        lookups=_lookups(cluster, namespace, name, release, lookups_url),
     )
-    host = store_host(site) if artifact.startswith("s3://") else ""
-    judged = egress_gate(evidence, [host] if host else [])
+    evidence = _controlled(evidence, cluster, namespace, image, allowed, resolver)
+    # Last, so that what is listed reaches from the pods' first moment to the end of everything that was asked of them.
+    url = lookups_url or (lookups_place(resolver) if resolver else "")
+    evidence = _listened(evidence, cluster, namespace, name, release, url)
+    judged = egress_gate(evidence, store_host(site) if artifact.startswith("s3://") else "")
     typer.echo(gates_table([judged]))
     if judged.sentence:
         typer.echo(judged.sentence)
@@ -96,30 +114,84 @@ def register(app: typer.Typer) -> None:
         app.command()(command)
 
 
-def _lookups(cluster: Cluster, namespace: str, name: str, release: str, url: str) -> tuple[str, ...] | None:
-    """Return what the pods of a release asked our resolver for; None where they do not ask it, or nobody can tell."""
+def lookups_place(resolver: str) -> str:
+    """Return where our resolver lists what was asked."""
+    from airfreight.egress import LOOKUPS_PORT
+
+    host = f"[{resolver}]" if ":" in resolver else resolver
+    return f"http://{host}:{LOOKUPS_PORT}"
+
+
+def _controlled(
+    evidence: Evidence, cluster: Cluster, namespace: str, image: str, allowed: list[dict[str, Any]], resolver: str
+) -> Evidence:
+    """Add what the control saw. One that cannot be run proves nothing, and is no fault of the model's."""
+    from airfreight.egress_control import run_control
+
+    if not image or not resolver:
+        return evidence
+    try:
+        control = run_control(cluster, namespace, image, allowed, resolver)
+    except RequestError as error:
+        return replace(evidence, no_control=_clause(error))
+    return replace(evidence, reached_without=control.reached_without, reached_under=control.reached_under)
+
+
+def _listened(evidence: Evidence, cluster: Cluster, namespace: str, name: str, release: str, url: str) -> Evidence:
+    """Add what the pods of a release asked our resolver for, or why nobody can tell."""
     from airfreight.cluster import PODS
     from airfreight.observation import SERVICE_LABEL, metadata, release_of
 
-    if not url:
-        return None
-    found: list[str] = []
     pods = [pod for pod in cluster.items(PODS, namespace, f"{SERVICE_LABEL}={name}") if release_of(pod) == release]
-    if not pods or not all((pod.get("spec") or {}).get("dnsPolicy") == "None" for pod in pods):
-        return None
+    if not url or not all((pod.get("spec") or {}).get("dnsPolicy") == "None" for pod in pods):
+        return evidence
+    if not pods:
+        return replace(evidence, no_lookups=f"release {release} has no pod; look at it while one runs")
+    found: list[str] = []
     for pod in pods:
-        since = datetime.fromisoformat(str(metadata(pod)["creationTimestamp"])).timestamp()
-        found += [str(one["name"]) for one in _asked(url, str(pod["status"].get("podIP", "")), since)]
-    return tuple(found)
+        address = (pod.get("status") or {}).get("podIP")
+        if not address:  # what has no address has asked for nothing
+            continue
+        since = datetime.fromisoformat(str(metadata(pod)["creationTimestamp"]))
+        try:
+            listed = _asked(url, str(address), since.timestamp())
+        except RequestError as error:
+            return replace(evidence, no_lookups=_clause(error))
+        if listed.remembers > since.timestamp():
+            gone = (
+                f"our resolver remembers nothing from before {datetime.fromtimestamp(listed.remembers, UTC):%H:%M:%S}"
+            )
+            return replace(
+                evidence,
+                no_lookups=f"{gone} UTC, and pod {metadata(pod)['name']} is older; delete it and run this again",
+            )
+        found += listed.names
+    return replace(evidence, lookups=tuple(found))
 
 
-def _asked(url: str, client: str, since: float) -> Sequence[dict[str, Any]]:
+@dataclass(frozen=True)
+class _Listed:
+    """What our resolver says of one pod: since when it forgot nothing, as Unix time in seconds, and the names."""
+
+    remembers: float
+    names: list[str]
+
+
+def _asked(url: str, client: str, since: float) -> _Listed:
     place = f"{url.rstrip('/')}/lookups?client={client}&since={since:.0f}"
     try:
         if not url.startswith(("http://", "https://")):
             raise ValueError("it is no http URL")
         with urllib.request.urlopen(place, timeout=10) as answer:  # noqa: S310 - checked above
-            entries: list[dict[str, Any]] = json.load(answer)["lookups"]
-    except (OSError, ValueError, KeyError) as error:
-        raise RequestError(f"The list of lookups at {url} cannot be read ({error}); correct --lookups-url.") from None
-    return entries
+            said: dict[str, Any] = json.load(answer)
+        return _Listed(float(said["remembers"]), [str(one["name"]) for one in said["lookups"]])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RequestError(
+            f"The list of lookups at {url} cannot be read ({error}); let this pod reach our resolver, and look whether "
+            "it runs."
+        ) from None
+
+
+def _clause(error: AirfreightError) -> str:
+    """A sentence as a part of another one."""
+    return error.message[:1].lower() + error.message[1:].rstrip(".")

@@ -12,6 +12,8 @@ from airfreight.errors import RequestError
 if TYPE_CHECKING:
     from airfreight.cluster import Cluster
     from airfreight.deployment import Plan, Request
+    from airfreight.disk import Node
+    from airfreight.egress import Site
     from airfreight.environment import RegistrySettings
     from airfreight.serving import Serving
 
@@ -38,11 +40,15 @@ TakeOverOption = Annotated[bool, typer.Option("--take-over", help="Overwrite wha
 PlainHttpOption = Annotated[bool, typer.Option("--plain-http", help="Ask the image's registry over plain http.")]
 
 
-def checked_plan(cluster: Cluster, request: Request, plain_http: bool, resolver: str = "") -> Plan:
+def checked_plan(
+    cluster: Cluster, request: Request, plain_http: bool, site: Site | None = None
+) -> tuple[Plan, list[Node] | None]:
     """Choose the delivery mode by what the cluster says, and check what its pods need; each finding is shown.
 
     Args:
-        resolver: IP address of the only DNS that its pods ask; empty: the cluster's.
+        site: what its pods may reach; None: they come under no policy of ours.
+    Returns:
+        The plan, and the nodes that can serve it; None where they may not be read.
     Raises:
         RequestError: something is missing, or no mode is left.
         TemporaryError: cluster or registry do not answer.
@@ -50,10 +56,9 @@ def checked_plan(cluster: Cluster, request: Request, plain_http: bool, resolver:
     from airfreight.deployment import ask, check, make_plan
 
     facts, size_bytes = ask(cluster, request, registries(request, plain_http), typer.echo)
-    plan = make_plan(request, facts, resolver)
+    plan = make_plan(request, facts, site)
     typer.echo(f"Delivery {plan.choice.mode}: {plan.choice.reason}.")
-    check(cluster, plan, size_bytes, typer.echo)
-    return plan
+    return plan, check(cluster, plan, size_bytes, typer.echo)
 
 
 def read_request(
