@@ -177,8 +177,8 @@ def test_nobody_hangs_while_it_stops_and_starts(bench: Bench) -> None:
         # An address that is gone is refused by the network, in the time that it takes to find nobody there.
         longest = AT_ONCE_S if by == "name" else HANG_S
         late = [(by, round(seconds, 1), came) for _, seconds, came in made if seconds >= longest or "Timeout" in came]
-        # A pod that is gone cannot refuse: where the network is silent about its address, connecting ends by the client's
-        # own time. Whoever was connected is answered or refused.
+        # A pod that is gone cannot refuse: where the network is silent about its address, connecting ends by the
+        # client's own time. Whoever was connected is answered or refused.
         slow += [one for one in late if by != "pod" or one[2] != "ConnectTimeout"]
         assert "answered" in outcomes and len(outcomes) > 1, f"by {by} nobody noticed that it stopped"
     assert not slow
