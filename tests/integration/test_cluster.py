@@ -311,7 +311,7 @@ def test_the_deployer_may_do_its_work_here_and_nowhere_else(
     ) in capsys.readouterr().err
     us = Cluster.connect()
     assert us.may(Right(target.namespace, "patch", "inferenceservices", "serving.kserve.io"))
-    for verb, resource in (("get", "secrets"), ("list", "secrets"), ("delete", "pods"), ("delete", "namespaces")):
+    for verb, resource in (("get", "secrets"), ("list", "secrets"), ("patch", "pods"), ("delete", "namespaces")):
         assert not us.may(Right(target.namespace, verb, resource)), f"{verb} {resource}"
     assert us.get(SECRETS, target.namespace, "airfreight-pull") is None, "the nodes' login it may read, and no other"
     with pytest.raises(RequestError, match="may not get secrets"):

@@ -166,9 +166,7 @@ class BlobUpload:
             self.sync()
             if self._offset != self._size:
                 raise self._lost(f"it has {self._offset} of {self._size} bytes of a layer")
-        pipe, self._pipe = self._pipe, None
-        if pipe is not None:
-            self._moved(pipe.end())
+        self._end_whole()
         url = httpx2.URL(self._location).copy_merge_params({"digest": digest})
         self._doubtful = True
         answer = self._wire.ask(
@@ -286,6 +284,17 @@ class BlobUpload:
             self._doubtful = True
             raise LostError(error.message) from error
         self._offset += len(part)
+
+    def _end_whole(self) -> None:
+        """Wait for the answer to a whole body; what broke only now, its last bytes still on their way, is lost too."""
+        pipe, self._pipe = self._pipe, None
+        if pipe is None:
+            return
+        try:
+            self._moved(pipe.end())
+        except TemporaryError as error:
+            self._doubtful = True
+            raise LostError(error.message) from error
 
     def _is_there(self, digest: str) -> bool:
         answer = self._wire.ask("HEAD", self._wire.url(f"blobs/{digest}"), self._wire.pull, self._action, {200, 404})
