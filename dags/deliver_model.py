@@ -19,7 +19,7 @@ from airfreight_airflow.operators import (
     WRITE,
     AirfreightPodOperator,
 )
-from airfreight_airflow.promoting import AnnouncingOperator, GateMacros, ProveEgressOperator, RollBackOperator
+from airfreight_airflow.promoting import GateMacros, PromoteOperator, ProveEgressOperator, RollBackOperator
 from airfreight_airflow.reports import write_report
 from airfreight_airflow.resolving import ResolveOperator, off_the_way, split_pods
 from airfreight_airflow.sensors import ReleaseReadySensor
@@ -252,7 +252,7 @@ with DAG(
         ],
         switches={"--required": "{{ airfreight.proof_required() }}"},
     )
-    promote = AnnouncingOperator(
+    promote = PromoteOperator(
         task_id="promote",
         role=RELEASER,
         arguments=[

@@ -17,7 +17,7 @@ The gate wants three things, and is `not proven` where one could not be seen:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
@@ -95,6 +95,36 @@ def rules(artifact: str, site: Site) -> list[dict[str, Any]]:
     return [_dns(site), _store(site)]
 
 
+def others(policies: Iterable[Mapping[str, Any]], pods: Sequence[Mapping[str, Any]], ours: str) -> tuple[str, ...]:
+    """Return the names of other policies that allow one of the pods something: policies add up, and none takes away.
+
+    Args:
+        policies: of the pods' namespace.
+        ours: name of the policy that came with the release.
+    """
+    return tuple(
+        str(one["metadata"]["name"])
+        for one in policies
+        if one["metadata"]["name"] != ours
+        and (one.get("spec") or {}).get("egress")
+        and any(_selects(one["spec"].get("podSelector") or {}, pod["metadata"].get("labels") or {}) for pod in pods)
+    )
+
+
+def _selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    """Whether a label selector takes these labels (meta/v1 LabelSelector; an operator that is not known takes them)."""
+    holds = {
+        "In": lambda key, values: labels.get(key) in values,
+        "NotIn": lambda key, values: labels.get(key) not in values,
+        "Exists": lambda key, values: key in labels,  # noqa: ARG005
+        "DoesNotExist": lambda key, values: key not in labels,  # noqa: ARG005
+    }
+    return all(labels.get(key) == value for key, value in (selector.get("matchLabels") or {}).items()) and all(
+        one["operator"] not in holds or holds[one["operator"]](one["key"], one.get("values") or ())
+        for one in selector.get("matchExpressions") or ()
+    )
+
+
 def is_narrow(egress: Sequence[Mapping[str, Any]]) -> bool:
     """Whether rules name every address, rather than a port of everywhere."""
     return not any((to.get("ipBlock") or {}).get("cidr") == _ANYWHERE for rule in egress for to in rule["to"])
@@ -133,7 +163,8 @@ class Evidence:
         narrow: its rules name every address; they cannot for a store that has only a name outside of the cluster.
         reached_without, reached_under: whether the control's probes reached their port.
         lookups: names that the release's pods asked our resolver for.
-        no_control, no_lookups: why there are none, and what to change.
+        no_control, no_lookups, no_others: why they are not known, and what to change.
+        others: names of policies of somebody else that allow these pods something.
     """
 
     covered: bool
@@ -143,6 +174,8 @@ class Evidence:
     lookups: tuple[str, ...] | None = None
     no_control: str = ""
     no_lookups: str = ""
+    others: tuple[str, ...] = ()
+    no_others: str = ""
 
 
 def egress_gate(evidence: Evidence, store: str) -> Gate:
@@ -174,6 +207,13 @@ def _missing(evidence: Evidence, store: str) -> str:
     """Say what could not be seen, and what to change; empty where all was."""
     if not evidence.covered:
         return "the pods are not under the policy of their release; look at who changed it, and deliver the model again"
+    if evidence.no_others:
+        return f"the policies of others cannot be seen; {evidence.no_others}"
+    if evidence.others:
+        return (
+            f"NetworkPolicy {', '.join(evidence.others)} allows these pods something too, and policies add up; let it "
+            "select other pods"
+        )
     if evidence.lookups is None:
         return evidence.no_lookups or "the pods do not ask our resolver; deliver the model again with one"
     if not evidence.narrow:

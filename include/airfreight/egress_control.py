@@ -21,7 +21,7 @@ from airfreight.cluster import NETWORK_POLICIES, PODS, Cluster, Resource
 from airfreight.egress import LOOKUPS_PORT, policy_for
 from airfreight.errors import AirfreightError, RequestError
 from airfreight.observation import one_line
-from airfreight.rendering import MANAGED_BY, MODEL_SERVICE_ACCOUNT
+from airfreight.rendering import MANAGED_BY, MODEL_SERVICE_ACCOUNT, NO_SIDECAR
 
 LABEL = "airfreight.dev/egress-control"
 PROBE_S = 20  # seconds for a policy to reach a new pod, at most
@@ -109,6 +109,7 @@ def _pod(namespace: str, image: str, mark: str, resolver: str, wanted: str) -> d
         "kind": "Pod",
         "metadata": {
             "name": f"airfreight-control-{mark}", "namespace": namespace, "labels": {**MANAGED_BY, LABEL: mark},
+            "annotations": NO_SIDECAR,
         },
         "spec": {
             "containers": [container],

@@ -52,7 +52,7 @@ class Handover(Undoing):
             self.model.cluster.apply(candidate.inference_service, dry_run=True, take_over=take_over)
             service = self.model.service()
             live = self._known_live(service, candidate)
-            found = inherit(former, found_at(service, live))
+            found = inherit(former, found_at(service, live), window=bool(former.run) and self.window())
             candidate = replace(candidate, serving_runtime=self.model.runtime(candidate.runtime))
             self.ledger.note(self.run, candidate.release, found)
             entry = self.ledger.register(candidate, Event(State.CANDIDATE, self.run, evidence=evidence))
@@ -92,7 +92,8 @@ class Handover(Undoing):
                 f"The run {self.run} registered {lock.candidate or 'nothing'}, not {release}; register it first."
             )
         candidate, service = self.ledger.read(release), self.model.service()
-        changed = self.model.put(candidate, take_over=take_over, over=self._known(carries(service)))
+        live = lock.found.live if lock.found else None
+        changed = self.model.put(candidate, take_over=take_over, over=self._walled(carries(service), live))
         woken = service is not None and is_stopped(service)
         if woken:
             # After the apply, so that what was there before does not start for a moment.

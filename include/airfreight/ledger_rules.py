@@ -225,17 +225,22 @@ def seconds_left(lock: Lock, age: float) -> float:
     return max(0.0, lock.lease + MARGIN - age) if lock.run else 0.0
 
 
-def inherit(lock: Lock | None, seen: Found) -> Found:
+def inherit(lock: Lock | None, seen: Found, *, window: bool) -> Found:
     """Return what a run is to count as found, given the lock it takes.
 
     A lock that was not let go is of a run that died, or of this run's earlier try: either may have woken the model or
-    put its own release there, so what it found first is what was there. What is live is what the pointer says now; when
-    that run moved it, an InferenceService was made.
+    put its own release there, so what it found first is what was there. But hours may have passed: a model that is
+    stopped now is, and one for which a window is open is not stopped at the end. What is live is what the pointer says
+    now; when that run moved it, an InferenceService was made.
+
+    Args:
+        window: whether a window of the model is open now.
     """
     if lock is None or not lock.run or lock.found is None:
         return seen
     existed = lock.found.existed or (seen.existed and seen.live != lock.found.live)
-    return Found(existed=existed, stopped=lock.found.stopped, live=seen.live)
+    stopped = seen.stopped or (lock.found.stopped and not window)
+    return Found(existed=existed, stopped=stopped, live=seen.live)
 
 
 def earlier(entries: Sequence[Entry]) -> str | None:

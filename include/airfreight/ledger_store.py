@@ -10,6 +10,7 @@ from airfreight.errors import RequestError
 from airfreight.ledger import Ledger
 from airfreight.ledger_rules import Target
 from airfreight.source import DirectoryRoot, Root, S3Root, parse_any_destination
+from airfreight.windows import WindowLog, folder
 
 VARIABLE = "AIRFREIGHT_LEDGER"
 
@@ -22,12 +23,21 @@ def open_ledger(root: str | None, target: Target) -> Ledger:
     Raises:
         RequestError: none is named, it is no address, or the environment's settings for it are wrong.
     """
+    return Ledger(_shelf(_root(root), target.folder), target)
+
+
+def window_is_open(root: str | None, target: Target) -> bool:
+    """Whether a serving window of a target is open, by its note beside the ledger; arguments and errors as above."""
+    return WindowLog(_shelf(_root(root), folder(target.namespace, target.name))).current().run != ""
+
+
+def _root(root: str | None) -> Root:
     named = root or os.environ.get(VARIABLE, "").strip()
     if not named:
         raise RequestError(
             f"No release ledger is named: give --ledger s3://bucket/root/, or set {VARIABLE} to the store's root."
         )
-    return Ledger(_shelf(parse_any_destination(named), target.folder), target)
+    return parse_any_destination(named)
 
 
 def _shelf(root: Root, folder: str) -> Shelf:

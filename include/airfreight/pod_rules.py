@@ -159,6 +159,11 @@ def _assess_pull(
     return assess_pull(f"{name}: {what}", waiting, account, scheduled_s, limits)
 
 
+def may_heal(waiting: KubernetesObject) -> bool:
+    """Whether an image that could not be pulled may come all the same: a registry is down, a connection broke."""
+    return waiting.get("reason", "") not in _PULL_NEVER and not _PULL_PERMANENT.search(str(waiting.get("message")))
+
+
 def assess_pull(
     what: str, waiting: KubernetesObject, account: str, scheduled_s: float, limits: Limits
 ) -> Pending | Failed | None:

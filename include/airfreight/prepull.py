@@ -18,7 +18,7 @@ startContainer: pull, create, start.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -37,10 +37,11 @@ from airfreight.observation import (
     one_line,
     seconds_since,
 )
-from airfreight.pod_rules import assess_pull
-from airfreight.rendering import MANAGED_BY
+from airfreight.pod_rules import assess_pull, may_heal
+from airfreight.rendering import MANAGED_BY, NO_SIDECAR
 
 LABEL = "airfreight.dev/pull"
+CONTAINER = "pull"
 NODES = 8  # that are made ready, at most: the model has one pod
 WAIT_S = 3600.0  # for all pulls together: 140 GB at 40 MB/s
 BEGIN_S = 60.0  # for a pod to have a node and its network; one that has not is given up
@@ -127,7 +128,7 @@ def pull_pod(pull: Pull, predictor: KubernetesObject, model: str) -> dict[str, A
     like = {key: spec[key] for key in ("serviceAccountName", "imagePullSecrets", "tolerations") if spec.get(key)}
     only_there = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [pull.node]}]}
     container = {
-        "name": "pull",
+        "name": CONTAINER,
         "image": pull.image.name,
         "imagePullPolicy": "IfNotPresent",
         "command": ["true"],
@@ -145,6 +146,7 @@ def pull_pod(pull: Pull, predictor: KubernetesObject, model: str) -> dict[str, A
             "name": pull.pod,
             "namespace": metadata(predictor)["namespace"],
             "labels": {**MANAGED_BY, LABEL: model},
+            "annotations": NO_SIDECAR,
         },
         "spec": {
             **like,
@@ -178,7 +180,8 @@ def judge(
     if pod is None:
         return Untried("its pod is gone")
     status = pod.get("status") or {}
-    container = next(container_statuses(pod), {})
+    # By its name: a mesh may have put a container of its own before it, whose image is there.
+    container = next((one for one in container_statuses(pod) if one.get("name") == CONTAINER), {})
     if _was_pulled(container):
         return True
     scheduled = condition(pod, "PodScheduled")
@@ -187,6 +190,9 @@ def judge(
     account = str((pod.get("spec") or {}).get("serviceAccountName", "its service account"))
     waiting = (container.get("state") or {}).get("waiting") or {}
     found = assess_pull(what, waiting, account, scheduled_s, limits or Limits())
+    if isinstance(found, Failed) and may_heal(waiting):
+        # Perhaps after many minutes of pulling: the step is tried again, and what the node has of the image is kept.
+        return replace(found, kind=FailureKind.TEMPORARY)
     if found is not None:
         return found
     if status.get("phase") == "Failed":

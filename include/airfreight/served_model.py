@@ -108,7 +108,11 @@ class ServedModel:
         """Delete this very InferenceService, and its release's policy; another one of its name is left alone."""
         uid = str(metadata(service).get("uid", ""))
         self.cluster.delete(INFERENCE_SERVICES, self.target.namespace, self.target.name, uid)
-        if release.network_policy is not None:
+        self.unwall(release)
+
+    def unwall(self, release: Release | None) -> None:
+        """Delete a release's policy, if it came with one."""
+        if release is not None and release.network_policy is not None:
             self.cluster.delete(NETWORK_POLICIES, self.target.namespace, name_of(release.network_policy))
 
     def put(self, release: Release, *, take_over: bool = False, over: Release | None = None) -> bool:
@@ -130,9 +134,8 @@ class ServedModel:
             self.cluster.apply(release.serving_runtime)
         if release.network_policy is not None:
             self.cluster.apply(release.network_policy)
-        elif over is not None and over.network_policy is not None:
-            # Else its pods would start behind the policy of a release that may ask another DNS.
-            self.cluster.delete(NETWORK_POLICIES, self.target.namespace, name_of(over.network_policy))
+        else:
+            self.unwall(over)  # else its pods would start behind the policy of a release that may ask another DNS
         changed = self.cluster.apply(release.inference_service, take_over=take_over).changed
         self.say(f"Release {release.release} is {'applied' if changed else 'there already'}.")
         return changed

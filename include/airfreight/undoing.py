@@ -13,7 +13,7 @@ or by its own `roll_back` where that is refused or fails. Until then what it lef
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -51,11 +51,13 @@ class Undoing:
 
     Attributes:
         run: the run's own name, the same for each of its steps and their retries.
+        window: tells whether a window of the model is open now.
     """
 
     model: ServedModel
     ledger: Ledger
     run: str
+    window: Callable[[], bool]
 
     # ---- what was found ------------------------------------------------------------------------------------------
 
@@ -157,7 +159,8 @@ class Undoing:
             former: the lock as it was before we took it.
         Raises:
             RequestError: there is no such release, it was never live, or the cluster refuses it. Nothing was changed.
-            GateError: it does not answer; what was live before is put back.
+            GateError: it does not answer. Then, and where the cluster refuses it half-way, what was live before is
+                put back.
         """
         try:
             self.settle(former)
@@ -165,7 +168,7 @@ class Undoing:
             wanted = self._once_live(release)
             self.model.cluster.apply(wanted.inference_service, dry_run=True)
             over = self._known_live(service, wanted)
-            found = inherit(former, found_at(service, over))
+            found = inherit(former, found_at(service, over), window=bool(former.run) and self.window())
             self.ledger.note(self.run, release, found)
         except (RequestError, GateError):
             # No roll back follows this one: what is still to be undone is left to whoever comes next.
@@ -173,9 +176,9 @@ class Undoing:
             raise
         try:
             cost = self._carry_out(to_release(release, stopped=found.stopped), over or "", service, timeout_s)
-        except GateError as error:
+        except (RequestError, GateError) as error:
             undone = self.roll_back(error.message, {}, keep=True, timeout_s=timeout_s)
-            raise GateError(f"{error.message} {undone.story}") from None
+            raise type(error)(f"{error.message} {undone.story}") from None
         evidence = {"cost": asdict(cost), "trigger": {"kind": "roll back"}}
         self.ledger.promote(release, over, Event(State.LIVE, self.run, cause=cause, evidence=evidence))
         self.ledger.let_go(self.run)
@@ -211,7 +214,9 @@ class Undoing:
             self.model.remove(service, self.ledger.read(candidate))
         release = self.ledger.read(plan.restore) if plan.restore else None
         if release is not None:
-            self.model.put(release, over=self._known(carries(service)))
+            self.model.put(release, over=self._walled(carries(service), candidate))
+        elif service is None:  # what a first stage left that broke off before it made one
+            self.model.unwall(self._walled(candidate))
         if plan.stop:
             self.model.wait_until_gone()
         if plan.wait and release is not None:
@@ -221,9 +226,10 @@ class Undoing:
             outage += max(0.0, (back.answered - back.down).total_seconds()) if awake and back.down else 0.0
         return Cost(exposed_s=exposed, outage_s=outage)
 
-    def _known(self, release: str | None) -> Release | None:
-        """Return a release where the ledger has it."""
-        return None if release is None or self.ledger.entry(release) is None else self.ledger.read(release)
+    def _walled(self, *releases: str | None) -> Release | None:
+        """Return the first of these releases that came with a policy: a stage that broke off has left that alone."""
+        known = (self.ledger.read(one) for one in releases if one and self.ledger.entry(one) is not None)
+        return next((one for one in known if one.network_policy is not None), None)
 
     def _is_rejected(self, release: str) -> bool:
         entry = self.ledger.entry(release)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowSkipException
 
+from airfreight.errors import RequestError
 from airfreight.gates import startup_gate
 from airfreight_airflow import failures
 from airfreight_airflow.operators import AirfreightPodOperator
@@ -47,6 +48,27 @@ class AnnouncingOperator(AirfreightPodOperator):
         if extra := promotion(result):
             announce(context, str(result["name"]), extra)
         return result
+
+
+class PromoteOperator(AnnouncingOperator):
+    """Run `airfreight promote`; refuse where the run's gates have not passed.
+
+    Airflow's rule "none failed", which the skipped egress gate needs, also lets it begin where `validate` was skipped:
+    in a run that was ended and of which a later task was cleared alone.
+    """
+
+    def render_template_fields(self, context: Context, jinja_env: Any = None) -> None:
+        """Render as always, after a look at the gates."""
+        with self._ending(context):
+            states = _states(context["ti"])
+            wanted = (VALIDATE, PROVE) if read_settings().walled else (VALIDATE,)
+            for task_id in wanted:
+                if (state := str(states.get(task_id))) != "success":
+                    raise RequestError(
+                        f"{task_id} of this run is {state}, so its gates have not passed and its release is not made "
+                        "live: clear deploy and what follows it."
+                    )
+        super().render_template_fields(context, jinja_env)
 
 
 class ProveEgressOperator(AirfreightPodOperator):

@@ -20,6 +20,7 @@ from airfreight.egress import (
     covers,
     egress_gate,
     is_narrow,
+    others,
     policy,
     rules,
     store_host,
@@ -279,3 +280,27 @@ def test_over_the_wire(ports: tuple[int, int]) -> None:
         listed = json.load(answer)
     assert [one["name"] for one in listed["lookups"]] == [STORE, "pypi.org"]
     assert listed["remembers"] <= listed["lookups"][0]["at"]
+
+
+@pytest.mark.parametrize(
+    ("selector", "takes"),
+    [
+        ({}, True),
+        ({"matchLabels": {"app": "x"}}, True),
+        ({"matchLabels": {"app": "y"}}, False),
+        ({"matchExpressions": [{"key": "app", "operator": "In", "values": ["x", "z"]}]}, True),
+        ({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["x"]}]}, False),
+        ({"matchExpressions": [{"key": "tier", "operator": "NotIn", "values": ["x"]}]}, True),
+        ({"matchExpressions": [{"key": "app", "operator": "Exists"}]}, True),
+        ({"matchExpressions": [{"key": "app", "operator": "DoesNotExist"}]}, False),
+        ({"matchLabels": {"app": "x"}, "matchExpressions": [{"key": "tier", "operator": "Exists"}]}, False),
+        ({"matchExpressions": [{"key": "app", "operator": "Near"}]}, True),
+    ],
+)
+def test_policies_of_others_that_allow_the_pods_something_are_named(selector: dict[str, object], takes: bool) -> None:
+    pods = [{"metadata": {"labels": {"app": "x"}}}]
+    made = {"metadata": {"name": "theirs"}, "spec": {"podSelector": selector, "egress": [{}]}}
+    assert others([made], pods, "ours") == (("theirs",) if takes else ())
+    assert others([made], pods, "theirs") == ()
+    denying = {"metadata": {"name": "deny"}, "spec": {"podSelector": selector, "policyTypes": ["Egress"]}}
+    assert others([denying], pods, "ours") == (), "it allows nothing"

@@ -40,6 +40,8 @@ class FakePods:
         self.objects: dict[str, dict[str, Any]] = {}
         self.policy: dict[str, Any] | None = policy("pong", "models", ARTIFACT, Site())
         self.refusal: Exception | None = None
+        self.others: list[dict[str, Any]] = []
+        self.blind = False
         self.servers: list[dict[str, Any]] = [pod("10.0.0.7")]
 
     def create(self, resource: Resource, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -62,8 +64,17 @@ class FakePods:
         return {"status": {"containerStatuses": [{"state": state}]}}
 
     def items(self, resource: Resource, namespace: str, selector: str = "") -> list[dict[str, Any]]:
+        if resource is NETWORK_POLICIES:
+            if self.blind:
+                raise RequestError("It may not list networkpolicies; apply X.")
+            return [*([self.policy] if self.policy else []), *self.others]
         assert selector == "serving.kserve.io/inferenceservice=pong"
         return self.servers
+
+
+def foreign(egress: list[Any], **selector: Any) -> dict[str, Any]:
+    """Somebody else's policy."""
+    return {"metadata": {"name": "theirs"}, "spec": {"podSelector": selector, "egress": egress}}
 
 
 def pod(address: str, release: str = RELEASE, dns: str = "None") -> dict[str, Any]:
@@ -71,6 +82,7 @@ def pod(address: str, release: str = RELEASE, dns: str = "None") -> dict[str, An
     return {
         "metadata": {
             "name": "pong-1", "annotations": {"airfreight.dev/release": release}, "creationTimestamp": MADE,
+            "labels": {"component": "predictor"},
         },
         "spec": {"dnsPolicy": dns},
         "status": {"podIP": address} if address else {},
@@ -220,6 +232,16 @@ NOT_PROVEN = "That nothing leaves is not proven: "
         ),
         (lambda cluster: cluster.seen.update(under="reached"), 0.0, "this cluster does not enforce NetworkPolicies"),
         (lambda cluster: cluster.servers[0]["spec"].pop("dnsPolicy"), 0.0, "the pods do not ask our resolver"),
+        (
+            lambda cluster: setattr(cluster, "blind", True),
+            0.0,
+            "the policies of others cannot be seen; it may not list",
+        ),
+        (
+            lambda cluster: cluster.others.append(foreign([{}], matchLabels={"component": "predictor"})),
+            0.0,
+            "NetworkPolicy theirs allows these pods something too, and policies add up; let it select other pods.",
+        ),
         (lambda cluster: cluster.servers.clear(), 0.0, f"release {RELEASE} has no pod; look at it while one runs."),
         (
             lambda cluster: None,
@@ -228,7 +250,7 @@ NOT_PROVEN = "That nothing leaves is not proven: "
             "again.",
         ),
     ],
-    ids=["no policy", "no right", "no engine", "another DNS", "no pod", "a new resolver"],
+    ids=["no policy", "no right", "no engine", "another DNS", "no list", "another policy", "no pod", "a new resolver"],
 )
 @pytest.mark.parametrize("required", [False, True])
 def test_what_cannot_be_seen_is_not_proven_and_fails_where_it_is_required(

@@ -51,13 +51,14 @@ class Bench:
         self.cluster = FakeCluster()
         self.shelf = MemoryShelf()
         self.said: list[str] = []
+        self.window = False
         runtime = {"apiVersion": "serving.kserve.io/v1alpha1", "kind": "ServingRuntime", "spec": {"containers": []}}
         self.cluster.objects[("ServingRuntime", RUNTIME)] = {**runtime, "metadata": {"name": RUNTIME}}
 
     def run(self, name: str) -> Handover:
         clock = Clock(now=self.cluster.now, monotonic=self.cluster.monotonic, pause=self.cluster.pause)
         model = ServedModel(self.cluster, TARGET, self.cluster.server, clock, self.said.append)  # type: ignore[arg-type]
-        return Handover(model, Ledger(self.shelf, TARGET, self._now), name)
+        return Handover(model, Ledger(self.shelf, TARGET, self._now), name, lambda: self.window)
 
     def _now(self) -> Any:
         self.cluster.pause(0.001)  # so that the order of events can be read off their times

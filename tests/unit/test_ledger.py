@@ -243,12 +243,16 @@ def test_each_step_of_a_run_renews_its_lease() -> None:
 
 def test_who_takes_over_inherits_what_the_dead_run_found() -> None:
     dead = Lock("dead", LEASE, A, Found(existed=True, stopped=True, live=B))
-    assert inherit(dead, Found(existed=True, stopped=False, live=B)) == Found(True, True, B), "it had woken the model"
+    woken = Found(existed=True, stopped=False, live=B)
+    assert inherit(dead, woken, window=False) == Found(True, True, B), "it had woken the model"
+    assert inherit(dead, woken, window=True) == woken, "a window opened meanwhile"
+    running = replace(dead, found=Found(existed=True, stopped=False, live=B))
+    assert inherit(running, Found(True, True, B), window=False).stopped, "a window was closed meanwhile"
     let_go = replace(dead, run="")
-    assert inherit(let_go, Found(True, False, C)) == Found(True, False, C)
-    assert inherit(None, Found()) == Found()
+    assert inherit(let_go, Found(True, False, C), window=False) == Found(True, False, C)
+    assert inherit(None, Found(), window=False) == Found()
     first = Lock("dead", LEASE, A, Found(existed=False))
-    assert inherit(first, Found(existed=True)).existed is False, "its own candidate is not what was there"
+    assert inherit(first, Found(existed=True), window=False).existed is False, "its own candidate is not what was there"
 
 
 def patience(shelf: MemoryShelf, seconds: float, says: list[str], each: float = 5.0) -> Patience:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airfreight.disk import Node
-from airfreight.observation import Failed, Limits, Pending
+from airfreight.observation import Failed, FailureKind, Limits, Pending
 from airfreight.prepull import BEGIN_S, LABEL, Image, Pull, Untried, images_of, judge, missing, pull_pod
 
 NOW = datetime(2026, 11, 22, 19, 0, tzinfo=UTC)
@@ -143,7 +143,7 @@ def test_what_cannot_be_had_fails_at_once_in_the_words_of_the_wait(message: str,
     found = verdict(pod(waiting("ErrImagePull", message)))
     assert isinstance(found, Failed)
     assert found.sentence.startswith(f"pong on n1: the image {VLLM} of kserve-container cannot be pulled ({message}")
-    assert remedy in found.sentence
+    assert remedy in found.sentence and found.kind is FailureKind.REQUEST
 
 
 def test_a_registry_that_is_down_and_a_full_disk_are_given_time() -> None:
@@ -151,6 +151,9 @@ def test_a_registry_that_is_down_and_a_full_disk_are_given_time() -> None:
     assert isinstance(verdict(pod(full)), Pending)
     late = verdict(pod(full, made_s=130))
     assert isinstance(late, Failed) and late.sentence.endswith("free disk on that node, or choose other nodes.")
+    assert late.kind is FailureKind.TEMPORARY, (
+        "tried again: one broken connection after ten minutes is no wrong request"
+    )
     assert isinstance(judge(pod(full), PULL, "pong", NOW, Limits(pull_s=0)), Failed)
 
 
@@ -180,3 +183,14 @@ def test_a_pod_that_never_begins_is_given_up_and_one_that_pulls_is_not() -> None
     creating = waiting("ContainerCreating")
     assert verdict(pod(creating, made_s=BEGIN_S + 5, conditions=network)) == Untried("its pod does not start")
     assert verdict(pod(creating, made_s=1800)) == Pending(f"{VLLM} on n1")
+
+
+def test_a_sidecar_that_a_mesh_puts_in_proves_nothing() -> None:
+    found = pod(waiting("ContainerCreating"))
+    there = {"name": "istio-proxy", "imageID": "istio/proxyv2@sha256:1", "state": {"running": {}}}
+    found["status"]["containerStatuses"].insert(0, there)
+    found["status"]["initContainerStatuses"] = [{**there, "name": "istio-init"}]
+    assert isinstance(verdict(found), Pending)
+    assert pull_pod(PULL, {"metadata": {"namespace": "models"}, "spec": {}}, "pong")["metadata"]["annotations"] == {
+        "sidecar.istio.io/inject": "false"
+    }

@@ -7,13 +7,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airfreight_airflow.gating import RELEASER
 from airfreight_airflow.operators import DEPLOYER, AirfreightPodOperator
 from airfreight_airflow.promoting import (
     AnnouncingOperator,
     GateMacros,
+    PromoteOperator,
     ProveEgressOperator,
     RollBackOperator,
     promotion,
@@ -160,6 +161,34 @@ def test_the_egress_gate_starts_no_pod_where_the_site_does_not_want_it(monkeypat
     monkeypatch.setenv("AIRFLOW__AIRFREIGHT__EGRESS", "shown")
     task.render_template_fields(context)
     assert task.arguments[:2] == ["egress", "manual__1"]
+
+
+@pytest.mark.parametrize(
+    ("states", "walled", "said"),
+    [
+        ({"validate": "skipped", "prove_egress": "skipped"}, "off", "validate of this run is skipped"),
+        ({}, "off", "validate of this run is None"),
+        ({"validate": "success", "prove_egress": "skipped"}, "shown", "prove_egress of this run is skipped"),
+        ({"validate": "success", "prove_egress": "skipped"}, "off", ""),
+        ({"validate": "success", "prove_egress": "success"}, "shown", ""),
+    ],
+)
+def test_nothing_is_live_whose_gates_did_not_pass(
+    states: dict[str, str], walled: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__EGRESS", walled)
+    task = PromoteOperator(task_id="promote", role=RELEASER, arguments=["promote", "{{ ti.run_id }}"])
+    ti: Any = Ti(states)
+    ti.task_id, ti.xcom_push = "promote", lambda **_: None
+    context: Any = {"ti": ti, "run_id": "manual__1"}
+    if not said:
+        task.render_template_fields(context)
+        assert task.arguments[1] == "manual__1"
+        return
+    with pytest.raises(
+        AirflowFailException, match=f"{said}, so its gates have not passed .* clear deploy and what fol"
+    ):
+        task.render_template_fields(context)
 
 
 def test_the_steps_of_a_failed_run_are_kept() -> None:

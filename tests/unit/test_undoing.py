@@ -166,3 +166,40 @@ def test_a_policy_goes_with_its_release(bench: Bench, walled: str, monkeypatch: 
     assert (("NetworkPolicy", "w") in bench.cluster.objects) is (walled == B)
     bench.run("run-2").roll_back(CAUSE, {}, keep=False, timeout_s=60)
     assert (("NetworkPolicy", "w") in bench.cluster.objects) is (walled == A)
+
+
+def test_a_stage_that_broke_off_leaves_no_policy(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The policy is applied before the InferenceService, which still carries the release before then."""
+    plain = candidate
+    monkeypatch.setattr(
+        "tests.unit.test_handover.candidate",
+        lambda release: replace(plain(release), network_policy=WALLS if release == B else None),
+    )
+    bench.deliver(A)
+    bench.register(B, "run-2")
+    bench.cluster.objects["NetworkPolicy", "w"] = WALLS
+    bench.run("run-2").roll_back(CAUSE, {}, keep=False, timeout_s=60)
+    assert ("NetworkPolicy", "w") not in bench.cluster.objects and bench.cluster.serving == A
+
+
+def test_a_first_stage_that_broke_off_leaves_no_policy(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = candidate
+    monkeypatch.setattr(
+        "tests.unit.test_handover.candidate", lambda release: replace(plain(release), network_policy=WALLS)
+    )
+    bench.register(A, "run-1")
+    bench.cluster.objects["NetworkPolicy", "w"] = WALLS
+    bench.run("run-1").roll_back(CAUSE, {}, keep=False, timeout_s=60)
+    assert ("NetworkPolicy", "w") not in bench.cluster.objects
+
+
+@pytest.mark.parametrize("window", [True, False])
+def test_a_model_that_a_dead_run_woke_is_stopped_unless_a_window_opened_meanwhile(bench: Bench, window: bool) -> None:
+    bench.deliver(A)
+    bench.cluster.set_stopped(NAMESPACE, NAME, True)
+    bench.register(B, "dead")
+    bench.run("dead").stage(B)
+    bench.shelf.now += LEASE + 60
+    bench.window = window
+    bench.deliver(C, "next")
+    assert bench.stopped is not window

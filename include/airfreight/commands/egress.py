@@ -15,6 +15,8 @@ from airfreight.commands.common import ResultOption, write_result
 from airfreight.errors import AirfreightError, RequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from airfreight.cluster import Cluster
     from airfreight.egress import Evidence
 
@@ -61,6 +63,7 @@ def egress(
         covers,
         egress_gate,
         is_narrow,
+        others,
         policy,
         policy_name,
         rules,
@@ -78,10 +81,16 @@ def egress(
         covered=covers(cluster.get(NETWORK_POLICIES, namespace, policy_name(name)), wanted),
         narrow=is_narrow(allowed),
     )
+    pods = _pods_of(cluster, namespace, name, release)
+    try:
+        policies = cluster.items(NETWORK_POLICIES, namespace)
+        evidence = replace(evidence, others=others(policies, pods, str(wanted["metadata"]["name"])))
+    except RequestError as error:
+        evidence = replace(evidence, no_others=_clause(error))
     evidence = _controlled(evidence, cluster, namespace, image, allowed, resolver)
     # Last, so that what is listed reaches from the pods' first moment to the end of everything that was asked of them.
     url = lookups_url or (lookups_place(resolver) if resolver else "")
-    evidence = _listened(evidence, cluster, namespace, name, release, url)
+    evidence = _listened(evidence, pods, release, url)
     judged = egress_gate(evidence, store_host(site) if artifact.startswith("s3://") else "")
     typer.echo(gates_table([judged]))
     if judged.sentence:
@@ -137,12 +146,17 @@ def _controlled(
     return replace(evidence, reached_without=control.reached_without, reached_under=control.reached_under)
 
 
-def _listened(evidence: Evidence, cluster: Cluster, namespace: str, name: str, release: str, url: str) -> Evidence:
-    """Add what the pods of a release asked our resolver for, or why nobody can tell."""
+def _pods_of(cluster: Cluster, namespace: str, name: str, release: str) -> list[dict[str, Any]]:
     from airfreight.cluster import PODS
-    from airfreight.observation import SERVICE_LABEL, metadata, release_of
+    from airfreight.observation import SERVICE_LABEL, release_of
 
-    pods = [pod for pod in cluster.items(PODS, namespace, f"{SERVICE_LABEL}={name}") if release_of(pod) == release]
+    return [pod for pod in cluster.items(PODS, namespace, f"{SERVICE_LABEL}={name}") if release_of(pod) == release]
+
+
+def _listened(evidence: Evidence, pods: Sequence[Mapping[str, Any]], release: str, url: str) -> Evidence:
+    """Add what the pods of a release asked our resolver for, or why nobody can tell."""
+    from airfreight.observation import metadata
+
     if not url or not all((pod.get("spec") or {}).get("dnsPolicy") == "None" for pod in pods):
         return evidence
     if not pods:

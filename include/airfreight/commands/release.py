@@ -246,7 +246,7 @@ def _handover(name: str, namespace: str, ledger: str | None, run: str) -> Handov
     from airfreight.cluster import Cluster
     from airfreight.handover import Handover
     from airfreight.ledger_rules import Target
-    from airfreight.ledger_store import open_ledger
+    from airfreight.ledger_store import open_ledger, window_is_open
     from airfreight.rendering import check_name, check_namespace
     from airfreight.served_model import ServedModel
 
@@ -255,7 +255,8 @@ def _handover(name: str, namespace: str, ledger: str | None, run: str) -> Handov
     target = Target(namespace, name)
     book = open_ledger(ledger, target)
     model = ServedModel(Cluster.connect(), target, say=typer.echo)
-    return Handover(model, book, run or f"{getpass.getuser()}@{socket.gethostname()}")
+    run = run or f"{getpass.getuser()}@{socket.gethostname()}"
+    return Handover(model, book, run, window=lambda: window_is_open(ledger, target))
 
 
 def _lock(handover: Handover, if_busy: str, wait_s: int) -> Lock:
