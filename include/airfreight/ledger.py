@@ -230,6 +230,8 @@ class Ledger:
             RequestError: the lock is not ours any more.
         """
         there, lock = self._own_lock(run)
+        if lock.lease < 0:  # unlocked, and nobody took it: it is this run's again
+            lock = replace(lock, lease=LEASE)
         if not self._put_lock(lock, there):
             raise self._lost(run)
         return lock

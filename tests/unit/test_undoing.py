@@ -5,6 +5,7 @@ judged is taken for live. A cluster and a ledger in memory.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,6 +13,7 @@ from airfreight.errors import RequestError
 from airfreight.ledger import LEASE
 from airfreight.ledger_rules import Event, Release, State
 from airfreight.observation import release_of
+from airfreight.served_model import ServedModel
 from tests.unit.fake_cluster import NAME, NAMESPACE
 from tests.unit.test_handover import CAUSE, A, B, Bench, C, candidate, put_back
 
@@ -203,3 +205,32 @@ def test_a_model_that_a_dead_run_woke_is_stopped_unless_a_window_opened_meanwhil
     bench.window = window
     bench.deliver(C, "next")
     assert bench.stopped is not window
+
+
+def test_a_roll_back_of_an_unlocked_run_holds_the_lock_while_it_works(bench: Bench) -> None:
+    bench.deliver(A)
+    bench.register(B, "dead")
+    bench.run("dead").stage(B)
+    assert bench.run("x").ledger.unlock("dead") and bench.run("x").ledger.holder() is None
+    bench.run("dead").ledger.held_by("dead")
+    assert bench.run("x").ledger.holder() == "dead"
+
+
+def test_going_back_that_is_refused_half_way_puts_back_what_was_live(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.deliver(A)
+    bench.deliver(B, "run-2")
+    put, tried = ServedModel.put, list[str]()
+
+    def refusing(self: ServedModel, release: Release, **more: Any) -> bool:
+        tried.append(release.release)
+        if release.release == A:
+            raise RequestError("The runtime of A is gone.")
+        return put(self, release, **more)
+
+    monkeypatch.setattr(ServedModel, "put", refusing)
+    with pytest.raises(RequestError, match=r"The runtime of A is gone\. .*is back on release"):
+        put_back(bench, A)
+    assert tried == [A, B] and bench.live == B and bench.cluster.serving == B
+    assert bench.run("x").ledger.holder() is None
