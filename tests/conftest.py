@@ -8,10 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from devcluster import control_plane
 from devcluster.__main__ import reach_directly
 from devcluster.config import Cluster
+
+# No test asserts seconds: how long an example takes is the machine's business, which may do other things.
+settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")
