@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from airfreight.errors import AirfreightError, GateError, IntegrityError, RequestError, TemporaryError
+from airfreight.errors import BY_EXIT_CODE, AirfreightError
 
 # Model start and bytes moved are the run's work; what remains of its wall time is Airflow's own share. One line per
 # stage: its tasks run side by side, so the slowest counts. Each leaves its seconds as result `seconds`.
@@ -17,9 +17,6 @@ _WORK = (
     ("upload_to_s3", "build_modelcar"),
     ("wait_until_ready",),
 )
-_KINDS: dict[int, type[AirfreightError]] = {
-    kind.exit_code: kind for kind in (RequestError, IntegrityError, GateError, TemporaryError)
-}
 
 
 class RunFailedError(AirfreightError):
@@ -90,7 +87,7 @@ class RunSummary:
             "exit_code": None,
         }
         message = f"{self.dag_id} {self.run_id}: {failure['task_id']} failed: {failure['message']}"
-        return _KINDS.get(failure["exit_code"], RunFailedError)(message)
+        return BY_EXIT_CODE.get(failure["exit_code"], RunFailedError)(message)
 
 
 def change_of(row: Mapping[str, Any]) -> TaskChange:

@@ -112,17 +112,25 @@ def others(policies: Iterable[Mapping[str, Any]], pods: Sequence[Mapping[str, An
 
 
 def _selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
-    """Whether a label selector takes these labels (meta/v1 LabelSelector; an operator that is not known takes them)."""
-    holds = {
-        "In": lambda key, values: labels.get(key) in values,
-        "NotIn": lambda key, values: labels.get(key) not in values,
-        "Exists": lambda key, values: key in labels,  # noqa: ARG005
-        "DoesNotExist": lambda key, values: key not in labels,  # noqa: ARG005
-    }
+    """Whether a label selector takes these labels (meta/v1 LabelSelector)."""
     return all(labels.get(key) == value for key, value in (selector.get("matchLabels") or {}).items()) and all(
-        one["operator"] not in holds or holds[one["operator"]](one["key"], one.get("values") or ())
-        for one in selector.get("matchExpressions") or ()
+        _meets(one, labels) for one in selector.get("matchExpressions") or ()
     )
+
+
+def _meets(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    key, values = expression["key"], expression.get("values") or ()
+    match expression["operator"]:
+        case "In":
+            return labels.get(key) in values
+        case "NotIn":
+            return labels.get(key) not in values
+        case "Exists":
+            return key in labels
+        case "DoesNotExist":
+            return key not in labels
+        case _:  # one that is not known is taken to be met: then nothing is proven
+            return True
 
 
 def is_narrow(egress: Sequence[Mapping[str, Any]]) -> bool:
@@ -177,6 +185,11 @@ class Evidence:
     others: tuple[str, ...] = ()
     no_others: str = ""
 
+    @property
+    def asked(self) -> set[str]:
+        """The names that were looked up, as one writes them."""
+        return {name.rstrip(".").lower() for name in self.lookups or ()}
+
 
 def egress_gate(evidence: Evidence, store: str) -> Gate:
     """Judge what was seen.
@@ -184,8 +197,7 @@ def egress_gate(evidence: Evidence, store: str) -> Gate:
     Args:
         store: the name that was to be looked up, as `store_host` returns it; empty: none may be.
     """
-    asked = {name.rstrip(".").lower() for name in evidence.lookups or ()}
-    strange = sorted(asked - {store})
+    strange = sorted(evidence.asked - {store})
     heard = "?" if evidence.lookups is None else f"{len(evidence.lookups)}"
     control = "no control"
     if evidence.reached_without and evidence.reached_under is not None:
@@ -230,7 +242,7 @@ def _missing(evidence: Evidence, store: str) -> str:
         )
     if evidence.reached_under:
         return "this cluster does not enforce NetworkPolicies; use a network plugin that does"
-    if store and store not in {name.rstrip(".").lower() for name in evidence.lookups}:
+    if store and store not in evidence.asked:
         return (
             f"our resolver did not hear the pods ask for {store}; let their requests reach it with the pods' own "
             "addresses"

@@ -21,12 +21,14 @@ from airfreight.cluster import NETWORK_POLICIES, PODS, Cluster, Resource
 from airfreight.egress import LOOKUPS_PORT, policy_for
 from airfreight.errors import AirfreightError, RequestError
 from airfreight.observation import one_line
-from airfreight.rendering import MANAGED_BY, MODEL_SERVICE_ACCOUNT, NO_SIDECAR
+from airfreight.rendering import MODEL_SERVICE_ACCOUNT
+from airfreight.short_pod import short_pod
 
 LABEL = "airfreight.dev/egress-control"
 PROBE_S = 20  # seconds for a policy to reach a new pod, at most
 WAIT_S = 120.0  # for a probe to start and to end; its image may have to be pulled
 POLL_S = 0.25
+DEADLINE_S = 600  # of a control whose run died
 # Reasons of a container that waits for something which does not come by itself.
 _STUCK = frozenset({"ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError", "CreateContainerError"})
 
@@ -100,30 +102,11 @@ def _pod(namespace: str, image: str, mark: str, resolver: str, wanted: str) -> d
         "image": image,
         "command": ["python3", "-I", "-S", "-c", _PROBE, resolver, wanted],
         "resources": {"requests": {"cpu": "20m", "memory": "32Mi"}, "limits": {"cpu": "500m", "memory": "64Mi"}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
-        },
-    }  # fmt: skip
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": f"airfreight-control-{mark}", "namespace": namespace, "labels": {**MANAGED_BY, LABEL: mark},
-            "annotations": NO_SIDECAR,
-        },
-        "spec": {
-            "containers": [container],
-            "serviceAccountName": MODEL_SERVICE_ACCOUNT,  # for the login with which nodes pull
-            "restartPolicy": "Never",
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
-            "activeDeadlineSeconds": 600,  # of a control whose run died
-            "terminationGracePeriodSeconds": 1,
-            "securityContext": {
-                "runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"},
-            },
-        },
-    }  # fmt: skip
+    }
+    account = {"serviceAccountName": MODEL_SERVICE_ACCOUNT}  # for the login with which nodes pull
+    return short_pod(
+        f"airfreight-control-{mark}", namespace, {LABEL: mark}, container, deadline_s=DEADLINE_S, spec=account
+    )
 
 
 def _verdict(pod: dict[str, Any]) -> str | None:

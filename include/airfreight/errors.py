@@ -51,3 +51,10 @@ class TemporaryError(AirfreightError):
     """Something that heals stood in the way: a time-out, 429, 5xx, a refused connection. Retried."""
 
     exit_code = 75
+
+
+FOR_GOOD: tuple[type[AirfreightError], ...] = (RequestError, IntegrityError, GateError)
+"""What trying again does not mend."""
+
+_KINDS: tuple[type[AirfreightError], ...] = (*FOR_GOOD, TemporaryError)
+BY_EXIT_CODE: dict[int, type[AirfreightError]] = {kind.exit_code: kind for kind in _KINDS}

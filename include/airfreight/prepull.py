@@ -22,7 +22,6 @@ from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from airfreight.cluster import PODS
 from airfreight.disk import Node, whole_name
 from airfreight.observation import (
     Cause,
@@ -38,7 +37,7 @@ from airfreight.observation import (
     seconds_since,
 )
 from airfreight.pod_rules import assess_pull, may_heal
-from airfreight.rendering import MANAGED_BY, NO_SIDECAR
+from airfreight.short_pod import short_pod
 
 LABEL = "airfreight.dev/pull"
 CONTAINER = "pull"
@@ -135,35 +134,16 @@ def pull_pod(pull: Pull, predictor: KubernetesObject, model: str) -> dict[str, A
         # An image made for GPUs asks the node's runtime for all of them, and none is ours.
         "env": [{"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}],
         "resources": {"requests": {"cpu": "1m", "memory": "1Mi"}, "limits": {"cpu": "100m", "memory": "64Mi"}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]},
-        },
-    }  # fmt: skip
-    return {
-        "apiVersion": PODS.group_version,
-        "kind": PODS.kind,
-        "metadata": {
-            "name": pull.pod,
-            "namespace": metadata(predictor)["namespace"],
-            "labels": {**MANAGED_BY, LABEL: model},
-            "annotations": NO_SIDECAR,
-        },
-        "spec": {
-            **like,
-            "containers": [container],
-            "affinity": {
-                "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [only_there]}}
-            },
-            "restartPolicy": "Never",
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
-            "activeDeadlineSeconds": int(WAIT_S),  # of a run that died
-            "terminationGracePeriodSeconds": 1,
-            "securityContext": {
-                "runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"},
-            },
-        },
-    }  # fmt: skip
+    }
+    affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [only_there]}}}
+    return short_pod(
+        pull.pod,
+        metadata(predictor)["namespace"],
+        {LABEL: model},
+        container,
+        deadline_s=int(WAIT_S),
+        spec={**like, "affinity": affinity},
+    )
 
 
 def judge(

@@ -47,8 +47,6 @@ MODEL_FORMAT = "vLLM"
 PROTOCOL_VERSION = "v2"
 MODEL_SERVICE_ACCOUNT = "airfreight-model"
 MANAGED_BY = {"app.kubernetes.io/managed-by": "airfreight"}
-# For our short pods in a namespace with a mesh: they end by themselves, and a proxy beside them would not.
-NO_SIDECAR = {"sidecar.istio.io/inject": "false"}
 ARTIFACT_ANNOTATION = "airfreight.dev/artifact"
 SOURCE_ANNOTATION = "airfreight.dev/source"
 # What KServe is configured with as it is shipped (uidModelcar). Where a site has another number, KServe writes that one

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from airfreight.errors import AirfreightError, GateError, IntegrityError, RequestError, TemporaryError
+from airfreight.errors import BY_EXIT_CODE, FOR_GOOD, AirfreightError, TemporaryError
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -24,14 +24,10 @@ if TYPE_CHECKING:
 FAILURE_KEY = "failure"
 """XCom key under which a failed try leaves its error."""
 
-_KINDS: dict[int, type[AirfreightError]] = {
-    kind.exit_code: kind for kind in (RequestError, IntegrityError, GateError, TemporaryError)
-}
-
 
 def of_exit_code(code: int, message: str) -> AirfreightError:
     """The error that a command's exit code stands for; a code we did not choose means: try again."""
-    return _KINDS.get(code, TemporaryError)(message)
+    return BY_EXIT_CODE.get(code, TemporaryError)(message)
 
 
 def end_task(context: Context, error: AirfreightError, result: Mapping[str, Any] | None = None) -> NoReturn:
@@ -47,6 +43,6 @@ def end_task(context: Context, error: AirfreightError, result: Mapping[str, Any]
     if result:
         failure["result"] = dict(result)
     context["ti"].xcom_push(key=FAILURE_KEY, value=failure)
-    if isinstance(error, (RequestError, IntegrityError, GateError)):
+    if isinstance(error, FOR_GOOD):
         raise AirflowFailException(error.message) from None
     raise AirflowException(error.message) from None

@@ -12,7 +12,7 @@ from airflow.sdk import get_current_context
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airfreight.catalog import CATALOG, CatalogModel, survey_file
-from airfreight.errors import AirfreightError, GateError, IntegrityError, RequestError
+from airfreight.errors import FOR_GOOD, AirfreightError, RequestError
 from airfreight.ledger_rules import Event
 from airfreight.refresh import Seen, Try, Verdict, is_try_of, judge, source_of, tracked
 from airfreight.serving import nearest
@@ -24,7 +24,6 @@ from airfreight_airflow.windows_store import release_ledger, through
 
 DELIVER_DAG = "deliver_model"
 LOOK_TASK, JUDGE_TASK = "look", "judge"
-_FOR_GOOD = (RequestError.exit_code, IntegrityError.exit_code, GateError.exit_code)
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +109,7 @@ def _rejected(
     if not is_try_of(run, model, commit):
         return None
     # Of a run that Airflow has forgotten nobody knows any more; then the ledger's word stands.
-    if tries(run).state is not None and _exit_code(context, run) not in _FOR_GOOD:
+    if tries(run).state is not None and _exit_code(context, run) not in [kind.exit_code for kind in FOR_GOOD]:
         return None
     return rejection.cause or "a gate"
 
