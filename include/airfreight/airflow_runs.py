@@ -24,25 +24,15 @@ class RunFailedError(AirfreightError):
 
 
 @dataclass(frozen=True)
-class TaskChange:
-    """A task went from one state to another.
+class TaskRow:
+    """One task of a run, as it was when it was looked at.
 
     Args:
         task_id: of the task; of one of several pods with its number, `upload_slices[2]`.
-        state: its new state in Airflow's words; None: not scheduled yet.
-        seconds: time since its try began, or its whole duration once it is over; None before it began.
+        state: in Airflow's words; None: not scheduled yet.
+        seconds: since its last try began, or that try's whole duration once it is over; None before it began.
         try_number: 1 is the first.
     """
-
-    task_id: str
-    state: str | None
-    seconds: float | None
-    try_number: int
-
-
-@dataclass(frozen=True)
-class TaskRow:
-    """One task of a run that is over or under way, named as in `TaskChange`; `seconds` covers its last try."""
 
     task_id: str
     state: str | None
@@ -90,13 +80,13 @@ class RunSummary:
         return BY_EXIT_CODE.get(failure["exit_code"], RunFailedError)(message)
 
 
-def change_of(row: Mapping[str, Any]) -> TaskChange:
-    """Return a task instance of the REST API as a change."""
+def row_of(row: Mapping[str, Any]) -> TaskRow:
+    """Return a task instance of the REST API as one of ours."""
     seconds = row.get("duration")
     if seconds is None and row.get("start_date"):
         seconds = seconds_between(row["start_date"], row.get("end_date"))
     map_index = int(row.get("map_index", -1))
-    return TaskChange(
+    return TaskRow(
         task_id=f"{row['task_id']}[{map_index}]" if map_index >= 0 else str(row["task_id"]),
         state=row.get("state"),
         seconds=None if seconds is None else round(float(seconds), 1),
@@ -105,7 +95,7 @@ def change_of(row: Mapping[str, Any]) -> TaskChange:
 
 
 def split(task_id: str) -> tuple[str, int]:
-    """The name and number of a task as `TaskChange` has it; the number of one that is not mapped is -1."""
+    """The name and number of a task as `TaskRow` has it; the number of one that is not mapped is -1."""
     name, bracket, number = task_id.removesuffix("]").partition("[")
     return name, int(number) if bracket else -1
 

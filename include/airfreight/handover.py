@@ -136,16 +136,19 @@ class Handover(Undoing):
         evidence["changes"] = [change.result() for change in changes]
         live = self.ledger.promote(release, found.live, Event(State.LIVE, self.run, evidence=evidence))
         self._report(release, live.previous)
-        if found.stopped:
+        asleep = self._sleeps(found)
+        if asleep:
             self.model.stop()
             self.model.wait_until_gone()
         self.ledger.let_go(self.run)
         previous = f", {live.previous} before it" if live.previous else ""
-        after = "It was stopped, and is so again." if found.stopped else f"Nobody answered for {cost.outage_s:.0f} s."
+        after = f"Nobody answered for {cost.outage_s:.0f} s."
+        if found.stopped:
+            after = "It was stopped, and is so again." if asleep else "It was stopped; a window was opened since."
         worse = [f"{change.name} by {change.worse:.0%}" for change in changes if change.regressed]
         slower = f" Worse than {found.live}: {', '.join(worse)}." if worse else ""
         result = {
-            "release": release, "state": str(State.LIVE), "previous": live.previous, "stopped": found.stopped,
+            "release": release, "state": str(State.LIVE), "previous": live.previous, "stopped": asleep,
             "outage_s": round(cost.outage_s, 1), "changes": evidence["changes"], **facts,
             "over": found.live, **identity(self.ledger.read(release)),
         }  # fmt: skip

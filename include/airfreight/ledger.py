@@ -209,7 +209,7 @@ class Ledger:
                     left,
                     there.tag,
                 )
-            if self._put_lock(replace(lock, run=run, lease=lease), there):
+            if self._put_lock(replace(lock, run=run, lease=lease, undoing=False), there):
                 return lock
         raise TemporaryError(f"Several runs want {self.target} at once: run this again later.")
 
@@ -236,6 +236,17 @@ class Ledger:
             raise self._lost(run)
         return lock
 
+    def undo(self, run: str) -> Lock:
+        """Return our lock after writing into it that the run is being undone; as `held_by` otherwise.
+
+        A run that Airflow has ended may be undone by hand, so that its end does not tell that nobody is at the model.
+        """
+        there, lock = self._own_lock(run)
+        lock = replace(lock, undoing=True, lease=LEASE)
+        if not self._put_lock(lock, there):
+            raise self._lost(run)
+        return lock
+
     def is_held_by(self, run: str) -> bool:
         """Whether the lock is this run's: it took it, and nobody took it over since, whatever its lease says."""
         there = self._shelf.read(_LOCK)
@@ -243,9 +254,14 @@ class Ledger:
 
     def holder(self) -> str | None:
         """Return the run that holds the lock now, or None."""
+        lock = self.held()
+        return lock.run if lock else None
+
+    def held(self) -> Lock | None:
+        """Return the lock as it is held now: which run, and what it tries; None when nobody holds it."""
         there = self._shelf.read(_LOCK)
         lock = None if there is None else self._lock(there)
-        return lock.run if lock and there and seconds_left(lock, there.age) > 0 else None
+        return lock if lock and there and seconds_left(lock, there.age) > 0 else None
 
     def let_go(self, run: str) -> bool:
         """Give the lock back; False when it was not this run's (any more)."""
@@ -262,7 +278,7 @@ class Ledger:
         there = self._shelf.read(_LOCK)
         if there is None or (lock := self._lock(there)).run != run:
             return False
-        return self._put_lock(replace(lock, lease=-MARGIN) if lock.candidate else Lock(), there)
+        return self._put_lock(replace(lock, lease=-MARGIN, undoing=False) if lock.candidate else Lock(), there)
 
     def _own_lock(self, run: str) -> tuple[Stored, Lock]:
         there = self._shelf.read(_LOCK)

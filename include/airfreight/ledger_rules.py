@@ -101,11 +101,13 @@ class Found:
         existed: there was an InferenceService.
         stopped: it was stopped.
         live: the release that is to be put back if the candidate fails; None when there is none.
+        left: what dead runs before it tried, and may have left there.
     """
 
     existed: bool = False
     stopped: bool = False
     live: str | None = None
+    left: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -168,12 +170,21 @@ class Live:
 
 @dataclass(frozen=True)
 class Lock:
-    """Who may change a target. `run` is empty when it was let go; `lease` is in seconds, from the object's writing."""
+    """Who may change a target.
+
+    Attributes:
+        run: empty when it was let go.
+        lease: in seconds, from the object's writing.
+        candidate: what the run tries, once it may change the target; None: it has changed nothing.
+        undoing: the run is being undone.
+        expires: for people.
+    """
 
     run: str = ""
     lease: float = 0.0
     candidate: str | None = None
     found: Found | None = None
+    undoing: bool = False
     expires: str = ""
 
     def to_json(self) -> bytes:
@@ -184,7 +195,8 @@ class Lock:
         """Read what `to_json` wrote; raises ValueError where it is something else."""
         values = _fields(data, "lock")
         found = values.pop("found")
-        return cls(**values, found=None if found is None else Found(**found))
+        left = tuple((found or {}).get("left", ()))
+        return cls(**values, found=None if found is None else Found(**{**found, "left": left}))
 
 
 def _fields(data: bytes, what: str) -> dict[str, Any]:
@@ -240,7 +252,9 @@ def inherit(lock: Lock | None, seen: Found, *, window: bool) -> Found:
         return seen
     existed = lock.found.existed or (seen.existed and seen.live != lock.found.live)
     stopped = seen.stopped or (lock.found.stopped and not window)
-    return Found(existed=existed, stopped=stopped, live=seen.live)
+    tried = (lock.candidate,) if lock.candidate else ()
+    left = tuple(dict.fromkeys((*lock.found.left, *tried)))
+    return Found(existed=existed, stopped=stopped, live=seen.live, left=left)
 
 
 def earlier(entries: Sequence[Entry]) -> str | None:

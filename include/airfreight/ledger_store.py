@@ -27,8 +27,12 @@ def open_ledger(root: str | None, target: Target) -> Ledger:
 
 
 def window_is_open(root: str | None, target: Target) -> bool:
-    """Whether a serving window of a target is open, by its note beside the ledger; arguments and errors as above."""
-    return WindowLog(_shelf(_root(root), folder(target.namespace, target.name))).current().run != ""
+    """Whether a serving window of a target is open, by its note beside the ledger; arguments and errors as above.
+
+    One that is being closed is not: its run is stopping the model.
+    """
+    now = WindowLog(_shelf(_root(root), folder(target.namespace, target.name))).current()
+    return now.run != "" and not now.closing
 
 
 def _root(root: str | None) -> Root:

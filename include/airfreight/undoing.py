@@ -61,6 +61,10 @@ class Undoing:
 
     # ---- what was found ------------------------------------------------------------------------------------------
 
+    def _sleeps(self, found: Found) -> bool:
+        """Whether the model is to be stopped at the end: it was found so, and no window was opened since."""
+        return found.stopped and not self.window()
+
     def settle(self, former: Lock) -> None:
         """Reject the candidate of a run that was killed before it came to an end; the lock is ours already.
 
@@ -119,11 +123,11 @@ class Undoing:
             RequestError: somebody edited the InferenceService by hand, or put another release there.
             GateError: what is put back does not answer either. In both cases the candidate is rejected all the same.
         """
-        lock = self.ledger.held_by(self.run) if self.ledger.is_held_by(self.run) else Lock()
+        lock = self.ledger.undo(self.run) if self.ledger.is_held_by(self.run) else Lock()
         if lock.candidate is None or lock.found is None:
             self.ledger.let_go(self.run)
             return Done("This run changed nothing, so there is nothing to put back.", {"done": "nothing"})
-        found, live = lock.found, self.ledger.live()
+        found, live = replace(lock.found, stopped=self._sleeps(lock.found)), self.ledger.live()
         if live is not None and live.release == lock.candidate:
             # It was made live, and what came after that failed: its gates have passed.
             found = replace(found, live=lock.candidate)
@@ -131,7 +135,7 @@ class Undoing:
         try:
             service = self.model.service()
             carried = carries(service)
-            if carried is not None and self._is_rejected(carried):
+            if carried is not None and (carried in found.left or self._is_rejected(carried)):
                 carried = lock.candidate  # what a dead run left there is nobody's to keep
             plan = after_failure(lock.candidate, found, carried, exists=service is not None, keep=keep)
             cost = self._carry_out(plan, lock.candidate, service, timeout_s)
@@ -169,22 +173,23 @@ class Undoing:
             self.model.cluster.apply(wanted.inference_service, dry_run=True)
             over = self._known_live(service, wanted)
             found = inherit(former, found_at(service, over), window=bool(former.run) and self.window())
+            asleep = self._sleeps(found)
             self.ledger.note(self.run, release, found)
         except (RequestError, GateError):
             # No roll back follows this one: what is still to be undone is left to whoever comes next.
             self.ledger.unlock(self.run)
             raise
         try:
-            cost = self._carry_out(to_release(release, stopped=found.stopped), over or "", service, timeout_s)
+            cost = self._carry_out(to_release(release, stopped=asleep), over or "", service, timeout_s)
         except (RequestError, GateError) as error:
             undone = self.roll_back(error.message, {}, keep=True, timeout_s=timeout_s)
             raise type(error)(f"{error.message} {undone.story}") from None
         evidence = {"cost": asdict(cost), "trigger": {"kind": "roll back"}}
         self.ledger.promote(release, over, Event(State.LIVE, self.run, cause=cause, evidence=evidence))
         self.ledger.let_go(self.run)
-        state = "is stopped, as it was" if found.stopped else f"answers; nobody did for {cost.outage_s:.0f} s"
+        state = "is stopped, as it was" if asleep else f"answers; nobody did for {cost.outage_s:.0f} s"
         result = {
-            "done": "restored", "release": release, "restored": release, "over": over, "stopped": found.stopped,
+            "done": "restored", "release": release, "restored": release, "over": over, "stopped": asleep,
             "cause": cause, "outage_s": round(cost.outage_s, 1), **identity(wanted),
         }  # fmt: skip
         return Done(f"{self.ledger.target} is back on release {release}, which {state}.", result)

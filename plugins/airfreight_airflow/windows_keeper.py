@@ -22,6 +22,7 @@ from airfreight.catalog import CatalogModel
 from airfreight.durations import parse_duration, words
 from airfreight.errors import RequestError, TemporaryError
 from airfreight.hours import Hours
+from airfreight.ledger_rules import Lock
 from airfreight.observation import Observation
 from airfreight.warmup import longest
 from airfreight.window_rules import GoOn, Stop, Terms, end, terms
@@ -126,14 +127,26 @@ class Keeper:
         hook = AsyncKubernetesHook(conn_id=conn_id, connection_extras=extras)
         return asyncio.run(read(hook, Release(self.served.name, self.namespace, "")))
 
-    def delivery(self) -> str | None:
-        """Return the run that is delivering to the model now, or None.
+    def trying(self) -> str | None:
+        """Return the run that is trying a release on the model now, or None: an opening waits for its end.
 
-        A run that failed so badly that it could not let the model go holds it for hours, and delivers nothing.
+        One that only checks and has nodes pull images has not touched the model yet, and may take an hour for it. One
+        that failed so badly that it could not let the model go holds it for hours, and delivers nothing.
         """
+        lock = self._lock()
+        return None if lock is None or lock.candidate is None or self.is_over(lock.run) else lock.run
+
+    def delivery(self) -> str | None:
+        """Return the run that is at the model now, or None: nothing is stopped before its end.
+
+        An ended run whose roll back somebody makes by hand (`airfreight roll-back --run`) is one too.
+        """
+        lock = self._lock()
+        return None if lock is None or (self.is_over(lock.run) and not lock.undoing) else lock.run
+
+    def _lock(self) -> Lock | None:
         with through(self.site):
-            holder = release_ledger(self.site, self.namespace, self.served.name).holder()
-        return None if holder is None or self.is_over(holder) else holder
+            return release_ledger(self.site, self.namespace, self.served.name).held()
 
     def watch(self, under: Terms, give_up_at: float | None = None) -> WatchTrigger:
         """Return the trigger that waits for the end of a window under these terms."""

@@ -85,7 +85,7 @@ class OpenWindowSensor(WindowSensor):
             raise AirflowSkipException(f"{self.served.name} was left stopped by its delivery; nothing to watch.")
         cold_starts = keeper.log.cold_starts()
         hours = self._hours(keeper, because, cold_starts, now)
-        if delivery := keeper.delivery():
+        if delivery := keeper.trying():
             self._wait_until(now + DELIVERY_LAG, f"{delivery} is delivering to it; opening after that")
         by_hours = because is Opening.HOURS
         asked = Current(

@@ -244,8 +244,8 @@ def test_each_step_of_a_run_renews_its_lease() -> None:
 def test_who_takes_over_inherits_what_the_dead_run_found() -> None:
     dead = Lock("dead", LEASE, A, Found(existed=True, stopped=True, live=B))
     woken = Found(existed=True, stopped=False, live=B)
-    assert inherit(dead, woken, window=False) == Found(True, True, B), "it had woken the model"
-    assert inherit(dead, woken, window=True) == woken, "a window opened meanwhile"
+    assert inherit(dead, woken, window=False) == Found(True, True, B, left=(A,)), "it had woken the model"
+    assert inherit(dead, woken, window=True) == replace(woken, left=(A,)), "a window opened meanwhile"
     running = replace(dead, found=Found(existed=True, stopped=False, live=B))
     assert inherit(running, Found(True, True, B), window=False).stopped, "a window was closed meanwhile"
     let_go = replace(dead, run="")
@@ -253,6 +253,20 @@ def test_who_takes_over_inherits_what_the_dead_run_found() -> None:
     assert inherit(None, Found(), window=False) == Found()
     first = Lock("dead", LEASE, A, Found(existed=False))
     assert inherit(first, Found(existed=True), window=False).existed is False, "its own candidate is not what was there"
+    later = Lock("dead too", LEASE, C, inherit(dead, woken, window=False))
+    assert inherit(later, woken, window=False).left == (A, C), "whatever any of them may have left"
+    assert Lock.from_json(later.to_json()) == later
+
+
+def test_who_undoes_a_run_says_so_in_its_lock_until_somebody_takes_it() -> None:
+    book = ledger(MemoryShelf())
+    assert book.held() is None
+    book.take("run-1")
+    assert [lock.undoing for lock in (book.held(), book.undo("run-1"), book.held()) if lock] == [False, True, True]
+    book.take("run-1")
+    assert [lock.undoing for lock in (book.held(),) if lock] == [False]
+    with pytest.raises(RequestError, match="The run run-2 does not hold pong in namespace models any more"):
+        book.undo("run-2")
 
 
 def patience(shelf: MemoryShelf, seconds: float, says: list[str], each: float = 5.0) -> Patience:

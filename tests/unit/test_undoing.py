@@ -95,6 +95,61 @@ def test_going_back_on_request_settles_a_dead_run(bench: Bench) -> None:
     assert bench.cluster.serving == A and bench.states == {A: State.LIVE, B: State.REJECTED}
 
 
+@pytest.mark.parametrize("staged", [True, False])
+@pytest.mark.parametrize("tries", [1, 2])
+def test_a_run_that_fails_after_a_going_back_that_died_puts_back_what_is_live(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, staged: bool, tries: int
+) -> None:
+    """What the dead one put there was live once, so nobody rejects it; it is nobody's to keep all the same."""
+    bench.deliver(A)
+    bench.deliver(B, "run-2")
+
+    class Killed(BaseException): ...
+
+    def kill(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(ServedModel, "wait_until_it_answers", kill)
+        put_back(bench, A)
+    assert bench.cluster.serving == A and bench.live == B
+    bench.shelf.now += LEASE + 60
+    for _ in range(tries):
+        bench.register(C, "next")
+    if staged:
+        bench.run("next").stage(C)
+    bench.run("next").roll_back(CAUSE, {}, keep=False, timeout_s=60)
+    assert bench.cluster.serving == B
+    assert bench.states == {A: State.SUPERSEDED, B: State.LIVE, C: State.REJECTED}
+
+
+@pytest.mark.parametrize("passes", [True, False])
+def test_a_window_that_opens_during_a_delivery_to_a_stopped_model_is_not_ended_by_it(
+    bench: Bench, passes: bool
+) -> None:
+    bench.deliver(A)
+    bench.cluster.set_stopped(NAMESPACE, NAME, True)
+    bench.register(B, "next")
+    bench.run("next").stage(B)
+    bench.window = True
+    if passes:
+        done = bench.run("next").promote(B, {"gates": []})
+        assert done.story.endswith("It was stopped; a window was opened since.") and done.result["stopped"] is False
+    else:
+        done = bench.run("next").roll_back(CAUSE, {}, keep=False, timeout_s=60)
+        assert done.result["stopped"] is False and "which answers" in done.story
+    assert not bench.stopped and bench.cluster.serving == (B if passes else A)
+
+
+def test_going_back_leaves_a_stopped_model_up_when_a_window_is_open(bench: Bench) -> None:
+    bench.deliver(A)
+    bench.deliver(B, "run-2")
+    bench.cluster.set_stopped(NAMESPACE, NAME, True)
+    bench.window = True
+    assert put_back(bench, A).result["stopped"] is False
+    assert not bench.stopped and bench.cluster.serving == A
+
+
 def test_a_try_that_inherited_and_failed_for_a_moment_leaves_it_to_its_next_try(bench: Bench) -> None:
     """Its lock is its own by then, and still the dead run's candidate stands in it."""
     bench.deliver(A)

@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from airfreight.errors import TemporaryError
 from airfreight.hours import Hours
 from airfreight.ledger import Ledger
-from airfreight.ledger_rules import Target
+from airfreight.ledger_rules import Found, Target
 from airfreight.windows import Current, Record, WindowLog, moment, text_of
 from airfreight_airflow import windows_keeper, windows_operators
 from airfreight_airflow.operators import AirfreightPodOperator
@@ -206,9 +206,18 @@ def test_who_comes_while_it_is_being_closed_waits_and_opens_another(
 
 def test_an_opening_waits_for_a_delivery(model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow) -> None:
     ledger.take("deliver_model/manual__1")
+    ledger.note("deliver_model/manual__1", "a" * 12, Found())
     wait = deferred(lambda: open_window(airflow, Served("pong", hours_now()), run_type="scheduled"))
     assert wait.trigger.moment - datetime.now(tz=UTC) < 16 * timedelta(seconds=1)
     ledger.let_go("deliver_model/manual__1")
+    assert open_window(airflow, Served("pong", hours_now()), run_type="scheduled")["because"] == "hours"
+
+
+def test_an_opening_does_not_wait_for_a_delivery_that_has_not_touched_the_model_yet(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow
+) -> None:
+    """It checks and has nodes pull images, for an hour perhaps."""
+    ledger.take("deliver_model/manual__1")
     assert open_window(airflow, Served("pong", hours_now()), run_type="scheduled")["because"] == "hours"
 
 
@@ -216,6 +225,7 @@ def test_a_delivery_that_died_with_its_lock_keeps_nobody_waiting(
     model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow
 ) -> None:
     ledger.take("deliver_model/manual__1")
+    ledger.note("deliver_model/manual__1", "a" * 12, Found())
     airflow.ended.add("manual__1")
     assert open_window(airflow, Served("pong", hours_now()), run_type="scheduled")["because"] == "hours"
     log.let_go("r1")
@@ -333,6 +343,22 @@ def test_a_delivery_keeps_it_open_beyond_its_closing(
     again = deferred(lambda: saw(airflow, Served("pong", hours_now()), Kind.CLOSING))
     assert again.trigger.closes - datetime.now(tz=UTC).timestamp() < 31
     ledger.let_go("deliver_model/manual__1")
+    assert saw(airflow, Served("pong", hours_now()), Kind.CLOSING)["because"] == "closing"
+
+
+def test_a_roll_back_by_hand_of_an_ended_run_keeps_it_open_beyond_its_closing(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow
+) -> None:
+    """Airflow says that the run is over; somebody has taken its name to undo it, and waits for an answer."""
+    run = "deliver_model/manual__1"
+    opened(airflow, log, until=text_of(datetime.now(tz=UTC)))
+    ledger.take(run)
+    ledger.note(run, "a" * 12, Found())
+    airflow.ended.add("manual__1")
+    ledger.undo(run)
+    again = deferred(lambda: saw(airflow, Served("pong", hours_now()), Kind.CLOSING))
+    assert again.trigger.closes - datetime.now(tz=UTC).timestamp() < 31
+    ledger.let_go(run)
     assert saw(airflow, Served("pong", hours_now()), Kind.CLOSING)["because"] == "closing"
 
 
