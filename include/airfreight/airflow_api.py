@@ -18,7 +18,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from typing import Any, Self
 from urllib.parse import quote
 
@@ -26,16 +25,15 @@ from airfreight.airflow_http import AirflowHttp, NotFoundError
 from airfreight.airflow_runs import (
     RunFailedError,
     RunSummary,
-    TaskChange,
     TaskRow,
-    change_of,
+    row_of,
     seconds_between,
     split,
     worked,
 )
 from airfreight.errors import RequestError, TemporaryError
 
-__all__ = ["AirflowApi", "RunFailedError", "RunSummary", "TaskChange", "TaskRow"]
+__all__ = ["AirflowApi", "RunFailedError", "RunSummary", "TaskRow"]
 
 DEFAULT_URL = "http://localhost:8080"
 POLL_S = 1.0
@@ -98,8 +96,8 @@ class AirflowApi(AirflowHttp):
         run_id: str,
         *,
         poll_s: float = POLL_S,
-        on_look: Callable[[list[TaskChange]], None] | None = None,
-    ) -> Iterator[TaskChange]:
+        on_look: Callable[[list[TaskRow]], None] | None = None,
+    ) -> Iterator[TaskRow]:
         """Yield each change of a task until the run is over.
 
         Args:
@@ -113,7 +111,7 @@ class AirflowApi(AirflowHttp):
             try:
                 # The run is read first: if it is over, its tasks are over too.
                 state = self._run(dag_id, run_id)["state"]
-                tasks = [change_of(row) for row in self._tasks(dag_id, run_id)]
+                tasks = [row_of(row) for row in self._tasks(dag_id, run_id)]
             except TemporaryError:
                 silent_since = silent_since or time.monotonic()
                 if time.monotonic() - silent_since > PATIENCE_S:
@@ -134,7 +132,7 @@ class AirflowApi(AirflowHttp):
     def run_summary(self, dag_id: str, run_id: str) -> RunSummary:
         """Read what the run did so far: durations, results, and the error of the task that failed."""
         run = self._run(dag_id, run_id)
-        tasks = tuple(TaskRow(**asdict(change_of(row))) for row in self._tasks(dag_id, run_id))
+        tasks = tuple(row_of(row) for row in self._tasks(dag_id, run_id))
         results = {
             task.task_id: self._result(dag_id, run_id, task.task_id) for task in tasks if task.state == "success"
         }

@@ -23,7 +23,7 @@ from airfreight.commands.common import ResultOption, write_result
 from airfreight.errors import RequestError
 
 if TYPE_CHECKING:
-    from airfreight.airflow_api import AirflowApi, RunSummary, TaskChange
+    from airfreight.airflow_api import AirflowApi, RunSummary, TaskRow
 
 DAG_ID = "deliver_model"
 _UNDER_WAY = ("running", "deferred")
@@ -195,7 +195,7 @@ class _LiveLine:
     def __init__(self) -> None:
         self._length = 0
 
-    def draw(self, tasks: list[TaskChange]) -> None:
+    def draw(self, tasks: list[TaskRow]) -> None:
         now = [f"{task.task_id} {task.seconds or 0:.0f} s" for task in tasks if task.state in _UNDER_WAY]
         text = f"  … {', '.join(now) or 'waiting for Airflow'}"[:119]
         sys.stdout.write("\r" + text.ljust(self._length))
