@@ -26,7 +26,7 @@ no pod is left and its GPUs are free. Nothing is stopped on a guess: what cannot
 task, or `airfreight stop NAME --now`. A model that does not become ready is stopped ten minutes after `wait_until_ready` gave up. While this DAG is paused
 nothing of it runs: no window opens, a woken run waits, and a model that is up stays up; so stop it first. On return the window that should be open is opened, and one that is over is ended or left out.
 
-Open a window now: `airfreight wake NAME`, or `POST /api/v2/dags/serve_NAME/dagRuns` with `{"logical_date": null}`; the ETA is in the result of `open_window`.
+Open a window now: `airfreight wake NAME`, or `POST /airfreight/models/NAME/wake` on Airflow's API server: both say when the model will answer. So does a run started here, in the result of `open_window`.
 Stop: `airfreight stop NAME`, or conf `{"action": "stop"}`; `stop_now` does not wait for the end of requests. Sums: `airfreight report`.
 """  # noqa: E501  (a Markdown table row is one line)
 

@@ -12,8 +12,23 @@ import httpx2
 from airfreight.errors import AirfreightError, RequestError, TemporaryError
 
 
-class NotFoundError(RequestError):
+class RefusedError(RequestError):
+    """A refusal that HTTP has a number for.
+
+    Args:
+        status: 4xx, as Airflow answered or would.
+    """
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class NotFoundError(RefusedError):
     """404; some reads expect it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, 404)
 
 
 class AirflowHttp:
@@ -23,7 +38,8 @@ class AirflowHttp:
         url: of the API server, without `/api/v2`.
         user, password: for `POST /auth/token`; not needed with `token`.
         token: a bearer token, for sites whose users do not log in with a password.
-        transport: for tests.
+        transport: for tests, and for those who have another way to it than the network.
+        called: what sentences call it; they name its url otherwise.
     """
 
     def __init__(
@@ -34,8 +50,10 @@ class AirflowHttp:
         password: str = "",
         token: str = "",
         transport: httpx2.BaseTransport | None = None,
+        called: str = "",
     ) -> None:
         self._url = url.rstrip("/")
+        self._called = called or f"Airflow at {self._url}"
         self._user = user
         self._password = password
         self._token = token
@@ -59,7 +77,8 @@ class AirflowHttp:
 
         Raises:
             NotFoundError: there is no such thing.
-            RequestError: Airflow refuses the request or the login.
+            RefusedError: Airflow refuses the request or the token.
+            RequestError: it refuses the login.
             TemporaryError: it does not answer, or not now.
         """
         if not self._token:
@@ -77,7 +96,7 @@ class AirflowHttp:
         response = self._http_post("/auth/token", {"username": self._user, "password": self._password})
         if response.status_code in (400, 401, 403, 422):
             raise RequestError(
-                f"Airflow at {self._url} does not accept the login of {self._user!r}: look at AIRFREIGHT_AIRFLOW_USER "
+                f"{self._called} does not accept the login of {self._user!r}: look at AIRFREIGHT_AIRFLOW_USER "
                 "and AIRFREIGHT_AIRFLOW_PASSWORD."
             )
         if response.status_code >= 400:
@@ -85,41 +104,44 @@ class AirflowHttp:
         self._token = str(response.json()["access_token"])
 
     def _http_post(self, path: str, body: Any) -> httpx2.Response:
-        with _answering(self._url):
+        with _answering(self._called):
             return self._http.post(path, json=body)
 
     def _send(self, method: str, path: str, body: Any) -> httpx2.Response:
-        with _answering(self._url):
+        with _answering(self._called):
             return self._http.request(method, path, json=body, headers={"Authorization": f"Bearer {self._token}"})
 
     def _refusal(self, method: str, path: str, response: httpx2.Response) -> AirfreightError:
         said = _detail(response)
         status = response.status_code
         if status == 404:
-            return NotFoundError(f"Airflow at {self._url} has no {path.partition('?')[0]} ({said}): look at the name.")
+            return NotFoundError(f"{self._called} has no {path.partition('?')[0]} ({said}): look at the name.")
         if status == 401:
-            return RequestError(
-                f"Airflow at {self._url} does not accept the token: get a new AIRFREIGHT_AIRFLOW_TOKEN."
+            return RefusedError(
+                f"{self._called} does not accept the token: get a new AIRFREIGHT_AIRFLOW_TOKEN.", status
             )
         if status == 403:
-            return RequestError(
-                f"Airflow at {self._url} forbids {method} {path} ({said}): ask for a role that may do it."
+            # A token that is none is answered so too.
+            return RefusedError(
+                f"{self._called} forbids {method} {path.partition('?')[0]} ({said}): correct the token, or ask for a "
+                "role that may do it.",
+                status,
             )
         if status == 409 and path.endswith("/dagRuns"):
-            return RequestError("There is a run with this id already: choose another id, or follow that run.")
+            sentence = "There is a run with this id already: choose another id, or follow that run."
+            return RefusedError(sentence, status)
         if status < 500 and status != 429:
-            return RequestError(f"Airflow refuses the request: {said}")
-        return TemporaryError(f"Airflow at {self._url} answered {status} ({said}): try again.")
+            return RefusedError(f"Airflow refuses the request: {said}", status)
+        return TemporaryError(f"{self._called} answered {status} ({said}): try again.")
 
 
 @contextmanager
-def _answering(url: str) -> Iterator[None]:
+def _answering(called: str) -> Iterator[None]:
     try:
         yield
     except httpx2.TransportError as error:
         raise TemporaryError(
-            f"Airflow at {url} does not answer ({error or type(error).__name__}): start it, or set "
-            "AIRFREIGHT_AIRFLOW_URL."
+            f"{called} does not answer ({error or type(error).__name__}): start it, or set AIRFREIGHT_AIRFLOW_URL."
         ) from error
 
 

@@ -9,9 +9,13 @@
         delivery: oci+native        # how its pod gets it: s3, oci or oci+native; absent: what the cluster can do best
         allow_patterns: ["*.json", "*.safetensors"]    # only these files; absent: all
         ignore_patterns: [original/]                   # and of those, not these
+        hub_secret: acme-hub        # a Secret (key: token) of the workers, for gated models; absent: the site's
         serving:                    # the fields of the trigger form's "Serving" section
           gpus: 1
           memory: 24Gi
+        validation:                 # the fields of its "Validation" section, see `airfreight.gate_wishes`
+          max_ttft: 2
+          prompts: ["2+2? => 4"]
         hours: {open: "08:00", close: "18:00", days: mon-fri, timezone: Europe/Berlin}    # see `airfreight.hours`
         idle_after: 30m             # stopped when nobody asked for so long; absent: not for that
         warmup: measured            # how long before an opening it is started; see `airfreight.warmup`
@@ -35,10 +39,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from airfreight.durations import parse_duration
 from airfreight.errors import RequestError
+from airfreight.gate_wishes import GateWishes
 from airfreight.hours import Hours, always_open
 from airfreight.patterns import Patterns
 from airfreight.rendering import check_name
-from airfreight.serving import Serving, problem_sentence
+from airfreight.serving import Serving, is_object_name, problem_sentence
 from airfreight.shipped import shipped
 from airfreight.source import DEFAULT_REVISION, HubModel, parse_source
 from airfreight.warmup import MEASURED, check_warmup
@@ -68,7 +73,13 @@ class CatalogModel(BaseModel):
     ignore_patterns: list[str] = Field(
         default_factory=list, description="Wildcards of files to leave out.", examples=[["original/"]]
     )
+    hub_secret: str | None = Field(
+        default=None, description="Secret with the hub token, for gated models; absent: the site's."
+    )
     serving: Serving = Field(default_factory=Serving, description="How the model is served.")
+    validation: GateWishes = Field(
+        default_factory=GateWishes, description="What a new release must show before it is live."
+    )
     hours: tuple[Hours, ...] = Field(default=(), description="When it is served; one range, or a list of ranges.")
     idle_after: str | None = Field(default=None, description="Stopped when nobody asked for so long.", examples=["30m"])
     warmup: str = Field(
@@ -105,6 +116,17 @@ class CatalogModel(BaseModel):
             return list(Patterns.of(value).allow)
         except RequestError as error:
             raise ValueError(error.message.partition(": ")[2]) from None
+
+    @field_validator("hub_secret", mode="before")
+    @classmethod
+    def _hub_secret_is_a_name(cls, value: object) -> object:
+        # Whatever it is, it is not repeated: perhaps somebody wrote the token itself here.
+        if value is not None and not (isinstance(value, str) and is_object_name(value)):
+            raise ValueError(
+                "this is no name of a Secret; put the token into a Secret of the workers' namespace, key token, and "
+                "write that Secret's name."
+            )
+        return value
 
     @field_validator("hours", mode="before")
     @classmethod
@@ -349,7 +371,7 @@ def _entries(node: yaml.Node | None, file: str) -> list[yaml.Node]:
 
 
 def _problem(entry: yaml.Node, error: Any, file: str) -> Problem:
-    blocks: dict[str, type[BaseModel]] = {"serving": Serving, "hours": Hours}
+    blocks: dict[str, type[BaseModel]] = {"serving": Serving, "validation": GateWishes, "hours": Hours}
     known = list(blocks.get(str(error["loc"][0]) if error["loc"] else "", CatalogModel).model_fields)
     return Problem(file, _line(_at(entry, error["loc"])), problem_sentence(error, known))
 

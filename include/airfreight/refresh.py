@@ -27,7 +27,9 @@ BACK_OFF = timedelta(days=1)
 LONGEST_BACK_OFF = timedelta(days=8)
 MOST_TRIES = 50
 # What of an entry is no part of a delivery.
-_NOT_DELIVERED = frozenset({"name", "source", "revision", "serving", "hours", "idle_after", "warmup", "refresh"})
+_NOT_DELIVERED = frozenset({"name", "source", "revision", "hours", "idle_after", "warmup", "refresh"})
+# Blocks of an entry whose fields a delivery has among all the others.
+_BLOCKS = ("serving", "validation")
 
 
 @dataclass(frozen=True)
@@ -133,9 +135,9 @@ def entry_digest(model: CatalogModel) -> str:
 def conf(model: CatalogModel, commit: str) -> dict[str, Any]:
     """Return the conf of a delivery of a model at a commit: what its entry says, less what every request has anyway."""
     said = model.model_dump(mode="json", exclude_defaults=True)
-    others = {key: value for key, value in said.items() if key not in _NOT_DELIVERED}
-    serving = {key: value for key, value in said.get("serving", {}).items() if value is not None}
-    return {"model": model.hub_model.repo_id, "revision": commit, "name": model.name, **others, **serving}
+    others = {key: value for key, value in said.items() if key not in _NOT_DELIVERED and key not in _BLOCKS}
+    fields = {key: value for block in _BLOCKS for key, value in said.get(block, {}).items() if value is not None}
+    return {"model": model.hub_model.repo_id, "revision": commit, "name": model.name, **others, **fields}
 
 
 def _refusal(seen: Seen, number: int, last: Try, now: datetime) -> str:

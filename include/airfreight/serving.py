@@ -97,6 +97,11 @@ def quantity(text: str) -> Decimal:
     return value
 
 
+def is_object_name(text: str) -> bool:
+    """Whether Kubernetes takes this as the name of a ServingRuntime or a Secret."""
+    return _OBJECT_NAME.fullmatch(text) is not None
+
+
 def parse_env(line: str) -> tuple[str, str]:
     """Split "NAME=value" into name and value; the value may be empty and may hold "=".
 
@@ -245,7 +250,7 @@ class Serving(BaseModel):
     @field_validator("runtime")
     @classmethod
     def _runtime_is_a_name(cls, value: str | None) -> str | None:
-        if value is not None and not _OBJECT_NAME.fullmatch(value):
+        if value is not None and not is_object_name(value):
             raise ValueError(f'"{value}" is no name of a ServingRuntime; write small letters, digits and "-".')
         return value
 
@@ -313,6 +318,8 @@ def problem_sentence(problem: ErrorDetails, known: list[str]) -> str:
         return f"{start}this field is required; add it."
     if problem["type"] == "value_error":
         return f"{start}{problem['ctx']['error']}"
+    if problem["type"] == "string_too_long":
+        return f"{start}this is longer than {problem['ctx']['max_length']} characters; shorten it."
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
         return f"{start}this is no block of fields; write each as a name, a colon and a value."
     message = problem["msg"].removeprefix("Input ").rstrip(".")

@@ -11,4 +11,5 @@ operators.py     one pod that runs one `airfreight` command
 sensors.py       wait for a release, deferred
 triggers.py      the waiting itself, in the triggerer
 reports.py       what a finished run leaves behind for people
+waking_app.py    one REST call that wakes a model, on Airflow's API server; loads `waking_endpoint.py` when it is called
 """

@@ -2,18 +2,17 @@
 
 At most four essentials stand open; the rest lies in sections, which Airflow shows folded. Airflow makes a form from
 JSON schema, with words of its own beside it (`section`, `description_md`, `values_display`); the "Serving" section is
-the schema of `Serving`, so a field that is added there appears in the form, the REST body and the catalog at once.
+the schema of `Serving`, the "Validation" section that of `GateWishes`, so a field that is added there appears in the
+form, the REST body and the catalog at once.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 from airflow.sdk import Param
 
 from airfreight.prechecks import REASON_LENGTH
 from airfreight.serving import Serving
-from airfreight_airflow.form_fields import choice, from_schema, lines, optional_text
+from airfreight_airflow.form_fields import choice, from_model, lines, optional_text
 from airfreight_airflow.form_gates import gate_params, target_params
 from airfreight_airflow.route import BUILDERS, DELIVERIES, DESTINATIONS, PODS_LIMIT, STAGINGS
 
@@ -128,8 +127,7 @@ def roll_back_params() -> dict[str, Param]:
 
 def serving_params(section: str = "Serving") -> dict[str, Param]:
     """One param per field of `Serving`, all of them optional: an emptied field means its default."""
-    properties: dict[str, dict[str, Any]] = Serving.model_json_schema()["properties"]
-    return {name: from_schema(dict(schema), section) for name, schema in properties.items()}
+    return from_model(Serving, section)
 
 
 def _essentials(model: str) -> dict[str, Param]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow.sdk import Param
+from pydantic import BaseModel
 
 
 def choice(title: str, description: str, choices: tuple[str, ...], empty: str, section: str) -> Param:
@@ -34,6 +35,12 @@ def lines(title: str, description: str, section: str = "Source") -> Param:
     """A list, one item per line."""
     items = {"type": "string"}
     return Param([], type=["null", "array"], items=items, section=section, title=title, description=description)
+
+
+def from_model(model: type[BaseModel], section: str) -> dict[str, Param]:
+    """One field per field of a model, all of them optional: an emptied field means its default."""
+    properties: dict[str, dict[str, Any]] = model.model_json_schema()["properties"]
+    return {name: from_schema(dict(schema), section) for name, schema in properties.items()}
 
 
 def from_schema(schema: dict[str, Any], section: str) -> Param:

@@ -1,33 +1,22 @@
-"""Fields of the form of `deliver_model`: what a release must show before it is live, and how its target is treated."""
+"""Fields of the form of `deliver_model`: what a release must show before it is live, and how its target is treated.
+
+The first are the schema of `GateWishes`, which the catalog's `validation:` block has too.
+"""
 
 from __future__ import annotations
 
 from airflow.sdk import Param
 
-from airfreight_airflow.form_fields import choice, lines
+from airfreight.gate_wishes import GateWishes
+from airfreight_airflow.form_fields import choice, from_model
 from airfreight_airflow.gate_requests import IF_BUSY
 
-_VALIDATION, _SERVING = "Validation", "Serving"
+_SERVING = "Serving"
 
 
 def gate_params() -> dict[str, Param]:
     """Section "Validation": what the model is asked, and what its answers must be like."""
-    return {
-        "question": _text(
-            "Question", "Asked through the service once it is ready; the answer stands in the report.", "ping", 2000
-        ),
-        "max_ttft": _number("Time to first token, s", "At most; the best of three tries counts. Empty: any."),
-        "min_tokens_per_s": _number("Tokens per second", "At least, after the first one. Empty: any."),
-        "prompts": lines(
-            "Expected answers",
-            "One per line: a question => a regular expression that is found in its answer, as 2+2? => 4",
-            section=_VALIDATION,
-        ),
-        "gateway_url": _text(
-            "Gateway", "The way users come, asked too, as https://10.1.2.3. Empty: only the service is asked."
-        ),
-        "gateway_host": _text("Host at the gateway", "Host header, and name in the gateway's certificate."),
-    }
+    return from_model(GateWishes, "Validation")
 
 
 def target_params() -> dict[str, Param]:
@@ -51,28 +40,6 @@ def target_params() -> dict[str, Param]:
             "a conflict is refused with the editor's name.",
         ),
     }
-
-
-def _text(title: str, description: str, default: str = "", length: int = 300) -> Param:
-    return Param(
-        default,
-        type=["null", "string"],
-        maxLength=length,
-        section=_VALIDATION,
-        title=title,
-        description=description,
-    )
-
-
-def _number(title: str, description: str) -> Param:
-    return Param(
-        None,
-        type=["null", "number"],
-        exclusiveMinimum=0,
-        section=_VALIDATION,
-        title=title,
-        description=description,
-    )
 
 
 def _switch(title: str, description: str) -> Param:

@@ -142,7 +142,7 @@ class RequestMacros:
     @staticmethod
     def question(params: Mapping[str, Any]) -> str:
         """What the validation asks."""
-        return str(params.get("question") or "ping")
+        return gate_requests.wishes_of(params).question
 
     @staticmethod
     def threshold(params: Mapping[str, Any], key: str) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 from airfreight.errors import RequestError
 from airfreight.patterns import Patterns
 from airfreight.prechecks import Rules
-from airfreight.serving import Serving, parse_serving
+from airfreight.serving import Serving, is_object_name, parse_serving
 from airfreight.source import DEFAULT_REVISION, HubModel, parse_any_destination, parse_any_source, parse_source
 
 SERVICE_NAME_LENGTH = 40
@@ -99,7 +99,7 @@ def hub_secret_of(params: Mapping[str, Any]) -> str:
         RequestError: it is no name of a Secret; perhaps somebody pasted the token itself, so it is not repeated.
     """
     name = _text(params, "hub_secret")
-    if name and not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", name):
+    if name and not is_object_name(name):
         raise RequestError(
             '"hub_secret" is no name of a Secret: put the token into a Secret of the workers\' namespace, key token, '
             "and give that Secret's name."
@@ -216,7 +216,7 @@ def containerfile_of(params: Mapping[str, Any]) -> str:
         RequestError: it is no name of a ConfigMap, or a context is given too.
     """
     name = _text(params, "containerfile")
-    if name and not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", name):
+    if name and not is_object_name(name):
         raise RequestError(
             f'"containerfile" is {name[:80]!r}, which is no name of a ConfigMap: put the Containerfile into one of the '
             "builder's namespace, key Containerfile, and give that ConfigMap's name."

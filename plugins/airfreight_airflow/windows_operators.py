@@ -14,6 +14,7 @@ from airflow.sdk import get_current_context
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from airfreight.errors import AirfreightError
+from airfreight.warmup import expected
 from airfreight.window_rules import GoOn, Terms, terms
 from airfreight.windows import Closing
 from airfreight_airflow import failures
@@ -95,7 +96,8 @@ def record_window(served: Served) -> dict[str, Any]:
     """The `record` task: complete the window's record, let the window go, and fail if a task of the run did.
 
     Returns:
-        `{"window": id, "closed_because": …, "cold_start_s": …}`, {} for a run that opened none.
+        `{"window": id, "closed_because": …, "cold_start_s": …, "expected_s": …}`, {} for a run that opened none.
+        `expected_s` is what the next cold start will probably take, None when none is recorded.
     """
     context = get_current_context()
     opened = context["ti"].xcom_pull(task_ids=OPEN_TASK)
@@ -108,8 +110,11 @@ def record_window(served: Served) -> dict[str, Any]:
             keeper = Keeper(served, context)
             record = keeper.log.update(str(opened["window"]), **_changes(context, failed))
             keeper.log.let_go(keeper.run_id)
+            # What the next who wakes it is told: `airfreight.waking` reads it here, over Airflow's REST API.
+            cold_starts = keeper.log.cold_starts()
             result = {"window": record.window, "closed_because": record.closed_because,
-                      "cold_start_s": record.cold_start_s}  # fmt: skip
+                      "cold_start_s": record.cold_start_s,
+                      "expected_s": expected(cold_starts) if cold_starts else None}  # fmt: skip
     except AirfreightError as error:
         failures.end_task(context, error)
     if failed:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from airfreight import airflow_api
 from airfreight.airflow_api import AirflowApi, RunFailedError, RunSummary, TaskRow
+from airfreight.airflow_http import RefusedError
 from airfreight.commands import people
 from airfreight.errors import GateError, RequestError, TemporaryError
 
@@ -110,18 +111,19 @@ def test_an_expired_token_is_renewed(airflow: Airflow) -> None:
 
 
 def test_a_token_of_the_users_own_is_not_renewed(airflow: Airflow) -> None:
-    with pytest.raises(RequestError, match="get a new AIRFREIGHT_AIRFLOW_TOKEN"):
+    with pytest.raises(RefusedError, match="get a new AIRFREIGHT_AIRFLOW_TOKEN") as caught:
         client(airflow, token="old").trigger("deliver_model", {})
+    assert caught.value.status == 401
 
 
 @pytest.mark.parametrize(
     ("status", "detail", "kind", "sentence"),
     [
-        (400, "Invalid input for param gpus: 99 is greater", RequestError, "Invalid input for param gpus"),
-        (422, [{"loc": ["body", "x"], "msg": "extra"}], RequestError, "Airflow refuses the request: body.x: extra"),
-        (403, "Forbidden", RequestError, "ask for a role"),
-        (409, "Unique constraint violation", RequestError, "There is a run with this id already: choose another id"),
-        (404, "no such dag", RequestError, "look at the name"),
+        (400, "Invalid input for param gpus: 99 is greater", RefusedError, "Invalid input for param gpus"),
+        (422, [{"loc": ["body", "x"], "msg": "extra"}], RefusedError, "Airflow refuses the request: body.x: extra"),
+        (403, "Forbidden", RefusedError, "correct the token, or ask for a role that may do it."),
+        (409, "Unique constraint violation", RefusedError, "There is a run with this id already: choose another id"),
+        (404, "no such dag", RefusedError, "look at the name"),
         (503, "starting", TemporaryError, "answered 503 (starting): try again"),
     ],
 )
@@ -132,6 +134,17 @@ def test_what_airflow_refuses_becomes_a_sentence(
     with pytest.raises(kind) as caught:
         client(airflow).trigger("deliver_model", {})
     assert sentence in str(caught.value)
+    assert getattr(caught.value, "status", 503) == status
+
+
+def test_a_server_may_be_called_otherwise_than_by_its_url(airflow: Airflow) -> None:
+    api = AirflowApi("http://airflow:8080", token="one", transport=httpx2.MockTransport(airflow), called="Airflow")
+    airflow.status["/api/v2/dags/deliver_model/dagRuns"] = (403, "Forbidden")
+    with pytest.raises(RefusedError, match=r"^Airflow forbids POST /api/v2/dags/deliver_model/dagRuns \(Forbidden\)"):
+        api.trigger("deliver_model", {})
+    airflow.down = 1
+    with pytest.raises(TemporaryError, match=r"^Airflow does not answer \(Connection refused\)"):
+        api.trigger("deliver_model", {})
 
 
 def test_an_airflow_that_is_down_is_named(airflow: Airflow) -> None:
@@ -337,7 +350,7 @@ class TestCommands:
 
     def test_the_live_line_is_wiped_before_a_line_is_printed(self, capsys: pytest.CaptureFixture[str]) -> None:
         line = people._LiveLine()
-        line.draw([airflow_api.TaskChange("resolve", "running", 12.3, 1)])
+        line.draw([airflow_api.TaskRow("resolve", "running", 12.3, 1)])
         line.clear()
         shown = capsys.readouterr().out
         assert "\r  … resolve 12 s" in shown

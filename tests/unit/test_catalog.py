@@ -10,6 +10,7 @@ import yaml
 from airfreight.catalog import CATALOG, CatalogError, load, parse, survey, survey_file
 from airfreight.cli import main
 from airfreight.errors import RequestError
+from airfreight.gate_wishes import GateWishes
 from airfreight.patterns import Patterns
 from airfreight.serving import Serving
 
@@ -122,6 +123,30 @@ def test_the_one_shipped_is_inert_and_its_examples_are_right() -> None:
             'models.yaml:5: serving.gpu: there is no such field; did you mean "gpus"?',
         ),
         (
+            "models:\n  - name: a\n    source: b/c\n    validation:\n      question: hi\n      max_tfft: 1\n",
+            'models.yaml:6: validation.max_tfft: there is no such field; did you mean "max_ttft"?',
+        ),
+        (
+            "models:\n  - name: a\n    source: b/c\n    validation:\n      question: hi\n      max_ttft: 2s\n",
+            "models.yaml:6: validation.max_ttft: '2s' is no number above zero; give one, or leave it empty.",
+        ),
+        (
+            "models:\n  - name: a\n    source: b/c\n    validation:\n      prompts:\n        - a => b\n        - c\n",
+            "models.yaml:7: validation.prompts: 'c' is no question with an answer; write a question, => and a regular",
+        ),
+        (
+            "models:\n  - name: a\n    source: b/c\n    validation:\n      question: hi\n      gateway_host: pong\n",
+            "models.yaml:6: validation.gateway_host: there is no gateway_url beside it; give both, or the URL alone.",
+        ),
+        (
+            "models:\n  - name: a\n    source: b/c\n    validation: 2\n",
+            "models.yaml:4: validation: this is no block of fields; write each as a name, a colon and a value.",
+        ),
+        (
+            "models:\n  - name: a\n    source: b/c\n    hub_secret: hf_abc\n",
+            "models.yaml:4: hub_secret: this is no name of a Secret; put the token into a Secret of the workers'",
+        ),
+        (
             "models:\n  - name: a\n    source: b/c\n    hours:\n      open: '08:00'\n      close: 18\n"
             "      timezone: UTC\n",
             'models.yaml:6: hours.close: write the time in quotes: "18:00".',
@@ -198,6 +223,25 @@ def test_windows_are_read() -> None:
     )  # fmt: skip
 
 
+def test_a_token_in_the_place_of_its_secret_is_not_repeated() -> None:
+    for token in ("hf_S3cr3tToken", "[hf_S3cr3tToken]", "{hf_S3cr3tToken: 1}"):
+        (said,) = problems(f"models:\n  - name: a\n    source: b/c\n    hub_secret: {token}\n")
+        assert "S3cr3t" not in said
+
+
+def test_what_gates_are_asked_is_read() -> None:
+    block = """    hub_secret: acme-hub
+    validation:
+      max_ttft: 2
+      prompts: ['2+2? => \\b4\\b']
+      gateway_url:
+"""
+    pong, small = parse(GOOD.replace("  - name: small", f"{block}  - name: small"), "models.yaml")
+    assert pong.validation == GateWishes(max_ttft=2, prompts=[r"2+2? => \b4\b"])
+    assert pong.hub_secret == "acme-hub"
+    assert (small.validation, small.hub_secret) == (GateWishes(), None)
+
+
 def test_a_name_is_there_once() -> None:
     assert problems(GOOD.replace("small", "pong")) == [
         "models.yaml:7: name: pong is on line 2 already; give this model another name."
@@ -259,3 +303,25 @@ def test_list_says_when_a_model_is_served(tmp_path: Path, capsys: pytest.Capture
     pong, ping = capsys.readouterr().out.splitlines()
     assert pong.endswith("0 GPUs  08:00-18:00 mon-fri Europe/Berlin, idle 30m, refreshed daily")
     assert ping.endswith("0 GPUs")
+
+
+def test_list_says_what_gates_are_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "models.yaml"
+    asked = '{max_ttft: 2, min_tokens_per_s: 20.5, prompts: ["a => b", "c => d"], gateway_url: "https://10.1.2.3"}'
+    file.write_text(
+        f"models:\n  - {{name: pong, source: hf://acme/pong, refresh: daily, validation: {asked}}}\n"
+        "  - {name: ping, source: hf://acme/ping, validation: {prompts: [a => b]}}\n"
+        "  - {name: pang, source: hf://acme/pang}\n"
+    )
+    assert main(["catalog", "list", "--file", str(file)]) == 0
+    pong, ping, pang = capsys.readouterr().out.splitlines()
+    assert pong.endswith("refreshed daily  asked: ttft <= 2 s, >= 20.5 tokens/s, 2 expected answers, gateway")
+    assert ping.endswith("  asked: 1 expected answer")
+    assert pang.endswith("0 GPUs")
+
+
+def test_list_says_that_a_catalog_is_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text("models: []\n")
+    assert main(["catalog", "list", "--file", str(file)]) == 0
+    assert capsys.readouterr().out == "The catalog is empty.\n"

@@ -21,6 +21,7 @@ from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperato
 from airflow.sdk import DAG
 
 from airfreight.cli import build_app
+from airfreight.gate_wishes import GateWishes
 from airfreight.serving import Serving
 from airfreight_airflow.form import deliver_params
 from airfreight_airflow.operators import AirfreightPodOperator, spelled, switched
@@ -516,6 +517,18 @@ def test_the_form_has_every_field_of_the_serving_schema() -> None:
     assert params["gpus"].schema["type"] == ["null", "integer"]
     assert params["env"].value == []
     assert "examples" not in params["env"].schema, "Airflow would make a fixed choice of it"
+
+
+def test_the_form_has_every_field_of_what_gates_are_asked() -> None:
+    params = deliver_params(model="acme/pong")
+    asked = [name for name, param in params.items() if param.schema.get("section") == "Validation"]
+    assert asked == list(GateWishes.model_fields)
+    assert {name: params[name].value for name in asked} == GateWishes().model_dump()
+    assert params["question"].schema["maxLength"] == 2000
+    assert params["max_ttft"].schema["type"] == ["null", "number"]
+    assert params["max_ttft"].schema["exclusiveMinimum"] == 0
+    assert params["prompts"].schema["items"] == {"type": "string"}
+    assert params["gateway_url"].schema["type"] == ["null", "string"]
 
 
 def test_an_emptied_field_is_accepted() -> None:

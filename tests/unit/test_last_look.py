@@ -217,7 +217,7 @@ def test_a_herd_starts_one_run(server: Server, capsys: pytest.CaptureFixture[str
     now = {**seen[0], "run_after": text_of(datetime.now(UTC))}
     server.runs = [now]
     assert main(["wake", "pong"]) == 0 and len(server.runs) == 1, "somebody asked a moment ago"
-    assert "it will probably answer soon; no cold start of it is recorded yet." in capsys.readouterr().out
+    assert "it will probably answer soon; Airflow knows of no cold start of it yet." in capsys.readouterr().out
 
 
 def test_wake_says_that_it_answers_already(server: Server, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,10 @@ from airfreight.catalog import CatalogModel, parse
 from airfreight.errors import TemporaryError
 from airfreight.ledger import Ledger
 from airfreight.ledger_rules import Event, Release, State, Target
-from airfreight.refresh import Seen, Try, conf, is_try_of, judge, run_id, source_of, tracked
+from airfreight.refresh import Seen, Try, conf, entry_digest, is_try_of, judge, run_id, source_of, tracked
 from airfreight_airflow import windows_refresh
+from airfreight_airflow.form import deliver_params
+from airfreight_airflow.macros import RequestMacros
 from tests.unit.memory_store import MemoryShelf
 
 A, B = "a" * 40, "b" * 40
@@ -45,6 +47,76 @@ models:
         "model": "acme/pong", "revision": A, "name": "pong", "ignore_patterns": ["*.gguf"], "gpus": 2,
         "runtime": "airfreight-vllm-gpu-0a1b2c3d4e5f",
     }  # fmt: skip
+
+
+WHOLE = """\
+models:
+  - name: pong
+    source: hf://acme/pong
+    destination: both
+    builder: buildah
+    delivery: oci
+    allow_patterns: ["*.json", "*.safetensors"]
+    ignore_patterns: ["*.gguf"]
+    hub_secret: acme-hub
+    serving:
+      runtime: airfreight-vllm-gpu-0a1b2c3d4e5f
+      gpus: 2
+      cpu: "4"
+      memory: 24Gi
+      server_args: ["--max-model-len=8192"]
+      env: [VLLM_LOGGING_LEVEL=DEBUG]
+      node_selector: [kubernetes.io/arch=amd64]
+      tolerations: ["nvidia.com/gpu:NoSchedule"]
+    validation:
+      question: Who are you?
+      max_ttft: 2
+      min_tokens_per_s: 20.5
+      prompts: ['2+2? => \\b4\\b']
+      gateway_url: https://10.1.2.3/
+      gateway_host: pong.example.com
+    refresh: daily
+"""
+
+
+def test_a_delivery_asks_its_gates_what_the_entry_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    (model,) = parse(WHOLE, "x")
+    given = conf(model, A)
+    asked = {
+        "question": "Who are you?", "max_ttft": 2, "min_tokens_per_s": 20.5, "prompts": [r"2+2? => \b4\b"],
+        "gateway_url": "https://10.1.2.3", "gateway_host": "pong.example.com",
+    }  # fmt: skip
+    assert {key: given.get(key) for key in asked} == asked
+    assert given["hub_secret"] == "acme-hub"
+    assert "validation" not in given
+
+    # As a person would have to give them: `deliver_model` has each of these fields and takes each of these values.
+    params = deliver_params(model="acme/pong")
+    assert {name: params[name].resolve(value) for name, value in given.items()} == given
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__REGISTRY", "oci://registry.example/models")
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__BUILDER_IMAGE", "registry.example/builder:1")
+    monkeypatch.setenv("AIRFLOW__AIRFREIGHT__MODELCAR_BASE", f"registry.example/base@sha256:{'5' * 64}")
+    assert RequestMacros.checked_source(given) == f"hf://acme/pong@{A}"
+
+
+def test_what_the_gates_are_asked_makes_another_try_and_asking_nothing_does_not() -> None:
+    # As before there was such a block: an upgrade delivers nothing again that a gate rejected.
+    assert entry_digest(PONG) == "8268c3"
+    said_nothing = parse(
+        "models:\n  - {name: pong, source: acme/pong, refresh: daily, serving: {gpus: 1},\n"
+        "     validation: {question: ping, max_ttft: null, prompts: []}}\n",
+        "x",
+    )
+    assert [entry_digest(one) for one in said_nothing] == ["8268c3"]
+    (asks,) = parse(
+        "models:\n  - {name: pong, source: acme/pong, refresh: daily, serving: {gpus: 1}, validation: {max_ttft: 2}}\n",
+        "x",
+    )
+    assert entry_digest(asks) != "8268c3"
+    seen = Seen(B, rejected="ttft: 9 s, at most 2", tries=tries(Try("failed", NOW)))
+    assert judge(asks, seen, NOW, asked=True).conf["max_ttft"] == 2
+    assert is_try_of(run_id(asks, B, 1), asks, B)
+    assert not is_try_of(run_id(PONG, B, 1), asks, B), "what was rejected under other thresholds is tried again"
 
 
 def test_a_branch_that_did_not_move_is_left_alone() -> None:
@@ -231,7 +303,7 @@ def test_a_rejection_counts_for_the_entry_that_was_tried(days: Days) -> None:
     days.ends(first, "failed", rejected="ttft: 9 s, at most 2")
     days.next_day()
     assert days.refresh() == []
-    days.catalog.write_text(days.catalog.read_text().replace("gpus: 1", "gpus: 2"))
+    days.catalog.write_text(days.catalog.read_text().replace("{gpus: 1}", "{gpus: 1}, validation: {max_ttft: 10}"))
     (other,) = days.refresh()
     assert other.endswith("__1") and other != first
     days.ends(other, "failed", exit_code=75)  # the hub broke off; what is in the ledger is of the entry before

@@ -529,6 +529,7 @@ def test_the_record_says_what_the_tasks_know_and_lets_the_window_go(
     }
     result = record(airflow, monkeypatch)
     assert result["closed_because"] == "idle" and 59 < result["cold_start_s"] < 62
+    assert result["expected_s"] == result["cold_start_s"], "the only one; who wakes it next is told"
     (kept,) = log.records()
     assert (kept.ready, kept.stop, kept.stopped) == (
         "2026-11-22T12:01:00.000Z", "2026-11-22T12:30:00.000Z", "2026-11-22T12:30:02.000Z",

@@ -42,18 +42,15 @@ def check(file: FileOption = None, result: ResultFile = None) -> None:
 
 
 def list_models(file: FileOption = None, result: ResultFile = None) -> None:
-    """List the models of the catalog.
+    """List the models of the catalog: where from, where to, when served, and what their gates are asked.
 
     Example: airfreight catalog list
     """
     from airfreight.catalog import CATALOG, load
 
     models = load(file or CATALOG)
-    rows = [
-        (model.name, str(model.hub_model), model.destination, f"{model.serving.gpus} GPUs", _windows(model))
-        for model in models
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(5)] if rows else []
+    rows = [(*_delivered(model), _windows(model), _gates(model)) for model in models]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     if not rows:
@@ -74,6 +71,8 @@ def render(
     result: ResultFile = None,
 ) -> None:
     """Print the InferenceService of a model, without its release id. Nothing is looked up.
+
+    What its `validation` asks is no part of it: whoever applies it by hand asks with `airfreight validate`.
 
     Example: airfreight catalog render pong --runtime airfreight-vllm-cpu-1a2b3c4d5e6f
     --artifact s3://llm-models/acme/pong/3b1f9d2c4a5e/
@@ -117,6 +116,10 @@ def register(app: typer.Typer) -> None:
     app.add_typer(catalog, name="catalog")
 
 
+def _delivered(model: CatalogModel) -> tuple[str, ...]:
+    return model.name, str(model.hub_model), model.destination, f"{model.serving.gpus} GPUs"
+
+
 def _windows(model: CatalogModel) -> str:
     """When it is served and refreshed, in a few words; empty: all the time, and never."""
     from airfreight.hours import summary
@@ -125,6 +128,14 @@ def _windows(model: CatalogModel) -> str:
     parts += [f"idle {model.idle_after}"] if model.idle_after else []
     parts += ["refreshed daily"] if model.refresh == "daily" else []
     return ", ".join(parts)
+
+
+def _gates(model: CatalogModel) -> str:
+    """What its gates are asked beyond an answer, in a few words; empty: nothing."""
+    from airfreight.gate_wishes import summary
+
+    asked = summary(model.validation)
+    return f"asked: {asked}" if asked else ""
 
 
 def _as_delivered(model: CatalogModel, artifact: str) -> str:

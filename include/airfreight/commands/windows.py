@@ -8,10 +8,8 @@ airfreight report --store s3://llm-models/   sums of the recorded windows
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,12 +17,8 @@ from airfreight.commands.common import ResultOption, write_result
 from airfreight.errors import RequestError
 
 if TYPE_CHECKING:
-    from airfreight.airflow_api import AirflowApi
     from airfreight.window_sums import Month
     from airfreight.windows import Record
-
-OPEN_TASK = "open_window"
-UNDER_WAY = ("queued", "running")
 
 
 def register(app: typer.Typer) -> None:
@@ -40,19 +34,14 @@ def wake(
 
     Asked many times at once, it opens one window. Example: airfreight wake pong
     """
+    from airfreight import waking
     from airfreight.airflow_api import AirflowApi
 
-    dag_id = _dag_id(name)
     with AirflowApi.from_environment() as api:
-        _refuse_asleep(api, dag_id, name)
-        runs = api.runs(dag_id)
-        # A run that keeps a window takes a note of this one, so that the model is not stopped a moment later. All who
-        # wake it at the same time give their run the same id, and Airflow takes one.
-        run_id = _asked_just_now(runs) or _trigger_once(api, dag_id, _wake_id(runs), {"action": "open"})
-        eta = _eta(api, dag_id, runs)
-    typer.echo(f"{dag_id} {run_id}: {_eta_words(eta)}")
+        woken = waking.wake(api, name)
+    typer.echo(woken.sentence)
     if result is not None:
-        write_result(result, {"dag_id": dag_id, "run_id": run_id, **eta})
+        write_result(result, woken.result())
 
 
 def stop(
@@ -132,80 +121,12 @@ def report(
 # ---- over Airflow ------------------------------------------------------------------------------------------------
 
 
-def _dag_id(name: str) -> str:
-    from airfreight.rendering import check_name
-
-    check_name(name)
-    return f"serve_{name}"
-
-
-def _refuse_asleep(api: AirflowApi, dag_id: str, name: str) -> None:
-    dag = api.dag(dag_id)
-    if dag is None:
-        raise RequestError(
-            f"Airflow has no DAG {dag_id}: give {name} hours or idle_after in the catalog; nothing else stops it."
-        )
-    if dag.get("is_paused"):
-        raise RequestError(f"{dag_id} is paused, so its runs wait: unpause it in Airflow, then ask again.")
-
-
-def _asked_just_now(runs: list[dict[str, Any]]) -> str | None:
-    """Return the newest run if somebody woke the model within a minute; another note would say the same."""
-    newest = runs[0] if runs else {}
-    asked = newest.get("run_after") or newest.get("queued_at")
-    if not asked or not str(newest["dag_run_id"]).startswith("wake__"):
-        return None
-    age = datetime.now(UTC) - datetime.fromisoformat(asked)
-    return str(newest["dag_run_id"]) if newest["state"] in UNDER_WAY and age.total_seconds() < 60 else None
-
-
-def _wake_id(runs: list[dict[str, Any]]) -> str:
-    """Return the id for a wake: the same for all who saw the same runs, and new once a run came or ended."""
-    seen = "|".join(f"{run['dag_run_id']} {run['state'] in UNDER_WAY}" for run in runs[:5])
-    return f"wake__{hashlib.sha256(seen.encode()).hexdigest()[:12]}"
-
-
-def _trigger_once(api: AirflowApi, dag_id: str, run_id: str, conf: dict[str, str]) -> str:
-    try:
-        return api.trigger(dag_id, conf, run_id=run_id)
-    except RequestError as error:
-        if not error.message.startswith("There is a run with this id already"):
-            raise
-        return run_id
-
-
-def _eta(api: AirflowApi, dag_id: str, runs: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """Return what earlier runs say: that one is open since, or how long a cold start takes."""
-    for run in runs:
-        opened = api.result(dag_id, str(run["dag_run_id"]), OPEN_TASK)
-        if not isinstance(opened, dict) or opened.get("action") != "open":
-            continue
-        if run["state"] in UNDER_WAY:
-            ready = api.result(dag_id, str(run["dag_run_id"]), "ping") is not None
-            return {"open": True, "answers": ready, "eta": opened.get("eta") or "", "window": opened.get("window")}
-        if (seconds := opened.get("expected_s")) is not None:
-            from datetime import timedelta
-
-            from airfreight.windows import text_of
-
-            eta = text_of(datetime.now(UTC) + timedelta(seconds=float(seconds)))
-            return {"open": False, "answers": False, "eta": eta, "expected_s": seconds}
-    return {"open": False, "answers": False, "eta": ""}
-
-
-def _eta_words(eta: dict[str, Any]) -> str:
-    if eta["answers"]:
-        return f"window {eta['window']} is open, and the model answers."
-    when = f"by {eta['eta']}" if eta["eta"] else "soon; no cold start of it is recorded yet"
-    return f"{'it is starting, and' if eta['open'] else 'it'} will probably answer {when}."
-
-
 def _stop_over_airflow(name: str, now: bool, result: ResultOption) -> None:
     from airfreight.airflow_api import AirflowApi
+    from airfreight.waking import awake_dag
 
-    dag_id = _dag_id(name)
     with AirflowApi.from_environment() as api:
-        _refuse_asleep(api, dag_id, name)
+        dag_id = awake_dag(api, name)
         run_id = api.trigger(dag_id, {"action": "stop_now" if now else "stop"})
     typer.echo(f"{dag_id} {run_id}: {name} is being stopped{'' if now else ' as soon as nothing runs'}.")
     if result is not None:

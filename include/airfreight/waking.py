@@ -1,0 +1,140 @@
+"""Opening a window now, over Airflow's REST API: which run does it, and when the model will probably answer.
+
+    with AirflowApi.from_environment() as api:
+        woken = wake(api, "pong")
+        print(woken.sentence)
+
+The command `airfreight wake` and the endpoint `POST /airfreight/models/{name}/wake` are both this.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from airfreight.airflow_http import NotFoundError, RefusedError
+from airfreight.rendering import check_name
+from airfreight.windows import text_of
+
+if TYPE_CHECKING:
+    from airfreight.airflow_api import AirflowApi
+
+OPEN_TASK, PING_TASK, RECORD_TASK = "open_window", "ping", "record"
+UNDER_WAY = ("queued", "running")
+JUST_NOW = timedelta(seconds=60)
+"""Another note for the run that keeps the window would say the same so soon after one."""
+
+
+@dataclass(frozen=True)
+class Woken:
+    """A model that was woken.
+
+    Args:
+        eta: open (whether a window was open already), answers (whether the model answers), eta (RFC 3339; "" when no
+            cold start is recorded); with them `window`, its id, or `expected_s`, the seconds of a cold start.
+    """
+
+    dag_id: str
+    run_id: str
+    eta: dict[str, Any]
+
+    def result(self) -> dict[str, Any]:
+        """As the JSON object that a program reads."""
+        return {"dag_id": self.dag_id, "run_id": self.run_id, **self.eta}
+
+    @property
+    def sentence(self) -> str:
+        """For a person."""
+        return f"{self.dag_id} {self.run_id}: {_eta_words(self.eta)}"
+
+
+def wake(api: AirflowApi, name: str) -> Woken:
+    """Open a window of a model now, unless one is open or somebody asked a moment ago.
+
+    Args:
+        name: of the model in the catalog.
+    Raises:
+        NotFoundError: the model has no DAG.
+        RefusedError: its DAG is paused (409), or Airflow refuses; `status` says how.
+        RequestError: the name is none, or the login is refused.
+        TemporaryError: Airflow does not answer, or not now.
+    """
+    dag_id = awake_dag(api, name)
+    runs = api.runs(dag_id)
+    # A run that keeps a window takes a note of this one, so that the model is not stopped a moment later. All who wake
+    # it at the same time give their run the same id, and Airflow takes one.
+    run_id = _asked_just_now(runs) or _trigger_once(api, dag_id, _wake_id(runs), {"action": "open"})
+    return Woken(dag_id, run_id, _eta(api, dag_id, runs))
+
+
+def awake_dag(api: AirflowApi, name: str) -> str:
+    """Return the id of the DAG that serves a model, if it is there and runs.
+
+    Raises:
+        NotFoundError, RefusedError, RequestError, TemporaryError: as `wake`.
+    """
+    check_name(name)
+    dag_id = f"serve_{name}"
+    dag = api.dag(dag_id)
+    if dag is None:
+        raise NotFoundError(
+            f"Airflow has no DAG {dag_id}: give {name} hours or idle_after in the catalog; nothing else stops it."
+        )
+    if dag.get("is_paused"):
+        raise RefusedError(f"{dag_id} is paused, so its runs wait: unpause it in Airflow, then ask again.", 409)
+    return dag_id
+
+
+def _asked_just_now(runs: list[dict[str, Any]]) -> str | None:
+    """Return the newest run if somebody woke the model within a minute."""
+    newest = runs[0] if runs else {}
+    asked = newest.get("run_after") or newest.get("queued_at")
+    if not asked or not str(newest["dag_run_id"]).startswith("wake__"):
+        return None
+    age = datetime.now(UTC) - datetime.fromisoformat(asked)
+    return str(newest["dag_run_id"]) if newest["state"] in UNDER_WAY and age < JUST_NOW else None
+
+
+def _wake_id(runs: list[dict[str, Any]]) -> str:
+    """Return the id for a wake: the same for all who saw the same runs, and new once a run came or ended."""
+    seen = "|".join(f"{run['dag_run_id']} {run['state'] in UNDER_WAY}" for run in runs[:5])
+    return f"wake__{hashlib.sha256(seen.encode()).hexdigest()[:12]}"
+
+
+def _trigger_once(api: AirflowApi, dag_id: str, run_id: str, conf: dict[str, str]) -> str:
+    try:
+        return api.trigger(dag_id, conf, run_id=run_id)
+    except RefusedError as error:
+        if error.status != 409:
+            raise
+        return run_id
+
+
+def _eta(api: AirflowApi, dag_id: str, runs: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return what earlier runs say: that one is open since, or how long a cold start takes.
+
+    A run knew that when its window began, and knows it better at its end, when its own is recorded.
+    """
+    for run in runs:
+        opened = api.result(dag_id, str(run["dag_run_id"]), OPEN_TASK)
+        if not isinstance(opened, dict) or opened.get("action") != "open":
+            continue
+        if run["state"] in UNDER_WAY:
+            ready = api.result(dag_id, str(run["dag_run_id"]), PING_TASK) is not None
+            return {"open": True, "answers": ready, "eta": opened.get("eta") or "", "window": opened.get("window")}
+        closed = api.result(dag_id, str(run["dag_run_id"]), RECORD_TASK)
+        known = closed if isinstance(closed, dict) and "expected_s" in closed else opened
+        if (seconds := known.get("expected_s")) is not None:
+            eta = text_of(datetime.now(UTC) + timedelta(seconds=float(seconds)))
+            return {"open": False, "answers": False, "eta": eta, "expected_s": seconds}
+    return {"open": False, "answers": False, "eta": ""}
+
+
+def _eta_words(eta: dict[str, Any]) -> str:
+    if eta["answers"]:
+        return f"window {eta['window']} is open, and the model answers."
+    when = f"by {eta['eta']}" if eta["eta"] else "soon; Airflow knows of no cold start of it yet"
+    return f"{'it is starting, and' if eta['open'] else 'it'} will probably answer {when}."

@@ -1,0 +1,160 @@
+"""Opening a window now: which run does it for a herd, what is refused, and the ETA from earlier runs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from airfreight.airflow_http import NotFoundError, RefusedError
+from airfreight.errors import RequestError
+from airfreight.waking import Woken, awake_dag, wake
+from airfreight.windows import moment, text_of
+
+LONG_AGO = "2026-11-01T00:00:00Z"
+
+
+class Api:
+    """As much of `AirflowApi` as waking asks for."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] | None = {"is_paused": False}
+        self.seen: list[dict[str, Any]] = []
+        self.results: dict[tuple[str, str], Any] = {}
+        self.taken: set[str] = set()
+        self.triggered: list[tuple[str, dict[str, str], str]] = []
+        self.refuse = 409
+
+    def dag(self, dag_id: str) -> dict[str, Any] | None:
+        return self.found if dag_id == "serve_pong" else None
+
+    def runs(self, dag_id: str) -> list[dict[str, Any]]:
+        return self.seen
+
+    def result(self, dag_id: str, run_id: str, task_id: str) -> Any:
+        return self.results.get((run_id, task_id))
+
+    def trigger(self, dag_id: str, conf: dict[str, str], *, run_id: str) -> str:
+        if run_id in self.taken:
+            raise RefusedError("No.", self.refuse)
+        self.taken.add(run_id)
+        self.triggered.append((dag_id, conf, run_id))
+        return run_id
+
+
+@pytest.fixture
+def api() -> Any:
+    return Api()
+
+
+def run(run_id: str, state: str = "success", since: str = LONG_AGO, key: str = "run_after") -> dict[str, Any]:
+    return {"dag_run_id": run_id, "state": state, key: since}
+
+
+def just_now(seconds: float) -> str:
+    return text_of(datetime.now(UTC) - timedelta(seconds=seconds))
+
+
+def test_a_model_without_records_is_woken_and_answers_soon(api: Any) -> None:
+    woken = wake(api, "pong")
+    assert api.triggered == [("serve_pong", {"action": "open"}, woken.run_id)]
+    assert woken.result() == {
+        "dag_id": "serve_pong", "run_id": woken.run_id, "open": False, "answers": False, "eta": "",
+    }  # fmt: skip
+    assert woken.sentence == (
+        f"serve_pong {woken.run_id}: it will probably answer soon; Airflow knows of no cold start of it yet."
+    )
+
+
+def test_all_who_saw_the_same_runs_have_one_run(api: Any) -> None:
+    api.seen = [run("old")]
+    assert len({wake(api, "pong").run_id for _ in range(5)}) == 1
+    assert len(api.triggered) == 1, "Airflow refused the others as there already"
+
+
+def test_another_refusal_of_the_trigger_is_no_run(api: Any) -> None:
+    wake(api, "pong")
+    api.refuse = 403
+    with pytest.raises(RefusedError, match=r"No\."):
+        wake(api, "pong")
+
+
+@pytest.mark.parametrize("change", [lambda seen: [run("new"), *seen], lambda seen: [run("old", "running")]])
+def test_a_run_that_came_or_ended_makes_a_new_one(api: Any, change: Any) -> None:
+    api.seen = [run("old")]
+    first = wake(api, "pong").run_id
+    api.seen = change(api.seen)
+    assert wake(api, "pong").run_id != first
+
+
+@pytest.mark.parametrize("key", ["run_after", "queued_at"])
+def test_who_asks_within_a_minute_gets_the_run_of_who_asked(api: Any, key: str) -> None:
+    api.seen = [run("wake__a", "queued", just_now(50), key)]
+    assert wake(api, "pong").run_id == "wake__a"
+    assert api.triggered == []
+
+
+@pytest.mark.parametrize(
+    "newest",
+    [
+        run("wake__a", "running", just_now(70)),
+        run("wake__a", "success", just_now(5)),
+        run("scheduled__a", "running", just_now(5)),
+    ],
+    ids=["a minute ago", "over", "not woken"],
+)
+def test_else_the_run_that_keeps_the_window_gets_a_note(api: Any, newest: dict[str, Any]) -> None:
+    api.seen = [newest]
+    assert [wake(api, "pong").run_id] == [run_id for _, _, run_id in api.triggered]
+
+
+def test_the_eta_counts_from_now_by_the_newest_run_that_knew_one(api: Any) -> None:
+    api.seen = [run("stop"), run("warm"), run("cold"), run("colder")]
+    api.results["stop", "open_window"] = {"action": "stop"}
+    api.results["warm", "open_window"] = {"action": "open", "expected_s": None}
+    api.results["cold", "open_window"] = {"action": "open", "expected_s": 64.0}
+    api.results["colder", "open_window"] = {"action": "open", "expected_s": 900.0}
+    woken = wake(api, "pong")
+    assert woken.eta["expected_s"] == 64.0 and not woken.eta["open"]
+    assert 60 < (moment(woken.eta["eta"]) - datetime.now(UTC)).total_seconds() <= 64
+    assert woken.sentence.endswith(f": it will probably answer by {woken.eta['eta']}.")
+
+
+def test_a_cold_start_counts_from_the_end_of_its_own_window(api: Any) -> None:
+    api.seen = [run("first"), run("before")]
+    api.results["before", "open_window"] = {"action": "open", "expected_s": 900.0}
+    api.results["first", "open_window"] = {"action": "open", "expected_s": None}
+    assert wake(api, "pong").eta["expected_s"] == 900.0
+    api.results["first", "record"] = {"window": "w", "cold_start_s": 64.0, "expected_s": 64.0}
+    assert wake(api, "pong").eta["expected_s"] == 64.0
+    api.results["first", "record"] = {}
+    assert wake(api, "pong").eta["expected_s"] == 900.0, "a run that broke off recorded nothing"
+
+
+def test_an_open_window_is_named_and_whether_it_answers(api: Any) -> None:
+    api.seen = [run("r", "running")]
+    api.results["r", "open_window"] = {"action": "open", "window": "w", "eta": "2026-11-22T12:00:00Z"}
+    woken = wake(api, "pong")
+    assert woken.eta == {"open": True, "answers": False, "eta": "2026-11-22T12:00:00Z", "window": "w"}
+    assert woken.sentence.endswith(": it is starting, and will probably answer by 2026-11-22T12:00:00Z.")
+    api.results["r", "ping"] = {"first_token": "x"}
+    assert wake(api, "pong").sentence.endswith(": window w is open, and the model answers.")
+
+
+def test_what_cannot_be_woken_is_said_with_its_number(api: Any) -> None:
+    with pytest.raises(NotFoundError, match="Airflow has no DAG serve_pang: give pang hours or idle_after") as missing:
+        awake_dag(api, "pang")
+    api.found = {"is_paused": True}
+    with pytest.raises(RefusedError, match="serve_pong is paused, so its runs wait: unpause it in Airflow") as paused:
+        wake(api, "pong")
+    with pytest.raises(RequestError, match='"Pong" cannot name an InferenceService') as wrong:
+        wake(api, "Pong")
+    assert (missing.value.status, paused.value.status) == (404, 409)
+    assert not isinstance(wrong.value, RefusedError)
+    assert api.triggered == []
+
+
+def test_a_result_is_what_the_sentence_says() -> None:
+    eta = {"open": False, "answers": False, "eta": "2026-11-22T12:00:00Z", "expected_s": 64.0}
+    assert Woken("serve_pong", "r", eta).result() == {"dag_id": "serve_pong", "run_id": "r", **eta}
