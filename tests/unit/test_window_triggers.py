@@ -149,7 +149,8 @@ def hang_up() -> int:
 def test_a_cluster_that_is_away_stops_nothing(
     model: Model, monkeypatch: pytest.MonkeyPatch, answer: Any, reason: str
 ) -> None:
-    monkeypatch.setattr("airfreight_airflow.windows_looks.OBJECTS_S", 0.2)
+    if answer is hang:  # on a busy machine any other answer takes longer than that, too
+        monkeypatch.setattr("airfreight_airflow.windows_looks.OBJECTS_S", 0.2)
     model.kube.objects[PODS] = answer
     event, lines = said(watch(closes_in=1.5, idle_after_s=0.05))
     assert event.kind is Kind.CLOSING
