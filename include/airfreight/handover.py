@@ -17,12 +17,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from airfreight.errors import AirfreightError, RequestError, TemporaryError
-from airfreight.ledger_rules import Event, Found, Lock, Release, State, inherit
+from airfreight.ledger_rules import Event, Found, Lock, Release, State
 from airfreight.observation import is_stopped
 from airfreight.promotion import Cost, carries, foreign_fields, outage_of_change
 from airfreight.release_report import changes_since
 from airfreight.timings import pod_of, ready_facts, ready_since
-from airfreight.undoing import Done, Undoing, found_at, identity
+from airfreight.undoing import Done, Undoing, identity
 
 __all__ = ["Done", "Handover"]
 
@@ -52,9 +52,8 @@ class Handover(Undoing):
             self.model.cluster.apply(candidate.inference_service, dry_run=True, take_over=take_over)
             service = self.model.service()
             live = self._known_live(service, candidate)
-            found = inherit(former, found_at(service, live), window=bool(former.run) and self.window())
             candidate = replace(candidate, serving_runtime=self.model.runtime(candidate.runtime))
-            self.ledger.note(self.run, candidate.release, found)
+            found, service = self._note(candidate.release, live, former)
             entry = self.ledger.register(candidate, Event(State.CANDIDATE, self.run, evidence=evidence))
         except AirfreightError as error:
             if not isinstance(error, TemporaryError):

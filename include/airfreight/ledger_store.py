@@ -10,7 +10,7 @@ from airfreight.errors import RequestError
 from airfreight.ledger import Ledger
 from airfreight.ledger_rules import Target
 from airfreight.source import DirectoryRoot, Root, S3Root, parse_any_destination
-from airfreight.windows import WindowLog, folder
+from airfreight.windows import Current, WindowLog, folder
 
 VARIABLE = "AIRFREIGHT_LEDGER"
 
@@ -26,13 +26,12 @@ def open_ledger(root: str | None, target: Target) -> Ledger:
     return Ledger(_shelf(_root(root), target.folder), target)
 
 
-def window_is_open(root: str | None, target: Target) -> bool:
-    """Whether a serving window of a target is open, by its note beside the ledger; arguments and errors as above.
+def window_now(root: str | None, target: Target) -> Current:
+    """Return the note about the serving window of a target, which lies beside its ledger; arguments, errors as above.
 
-    One that is being closed is not: its run is stopping the model.
+    Whether the run it names goes on, only Airflow knows.
     """
-    now = WindowLog(_shelf(_root(root), folder(target.namespace, target.name))).current()
-    return now.run != "" and not now.closing
+    return WindowLog(_shelf(_root(root), folder(target.namespace, target.name))).current()
 
 
 def _root(root: str | None) -> Root:

@@ -35,6 +35,10 @@ from airfreight.promotion import (
 from airfreight.release_report import as_markdown, build, names
 from airfreight.served_model import ServedModel
 from airfreight.timings import pod_of, ready_since
+from airfreight.windows import Current
+
+CLOSING_S = 1200.0  # a window takes no longer to be closed: requests end, then the last pod
+CLOSING_POLL_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -51,19 +55,40 @@ class Undoing:
 
     Attributes:
         run: the run's own name, the same for each of its steps and their retries.
-        window: tells whether a window of the model is open now.
+        window: tells what is noted of a serving window of the model now.
     """
 
     model: ServedModel
     ledger: Ledger
     run: str
-    window: Callable[[], bool]
+    window: Callable[[], Current]
 
     # ---- what was found ------------------------------------------------------------------------------------------
 
     def _sleeps(self, found: Found) -> bool:
         """Whether the model is to be stopped at the end: it was found so, and no window was opened since."""
-        return found.stopped and not self.window()
+        return found.stopped and not self.window().is_open
+
+    def _note(self, release: str, live: str | None, former: Lock) -> tuple[Found, dict[str, Any] | None]:
+        """Write into our lock what is found and what we try; returns what was found, and the InferenceService.
+
+        While a window is being closed its run may stop the model at any moment, gates or not: that is waited for. Our
+        note is written first and the window asked for then; who closes one does the same the other way round, so one of
+        the two sees the other.
+        """
+        clock, said = self.model.clock, False
+        deadline = clock.monotonic() + CLOSING_S
+        while True:
+            service = self.model.service()
+            found = inherit(former, found_at(service, live), window=bool(former.run) and self.window().is_open)
+            self.ledger.note(self.run, release, found)
+            window = self.window()
+            if not window.closing or clock.monotonic() > deadline:
+                return found, service
+            if not said:
+                self.model.say(f"Window {window.window} of {self.ledger.target} is being closed: waiting for its end.")
+                said = True
+            clock.pause(CLOSING_POLL_S)
 
     def settle(self, former: Lock) -> None:
         """Reject the candidate of a run that was killed before it came to an end; the lock is ours already.
@@ -172,9 +197,8 @@ class Undoing:
             wanted = self._once_live(release)
             self.model.cluster.apply(wanted.inference_service, dry_run=True)
             over = self._known_live(service, wanted)
-            found = inherit(former, found_at(service, over), window=bool(former.run) and self.window())
+            found, service = self._note(release, over, former)
             asleep = self._sleeps(found)
-            self.ledger.note(self.run, release, found)
         except (RequestError, GateError):
             # No roll back follows this one: what is still to be undone is left to whoever comes next.
             self.ledger.unlock(self.run)

@@ -16,16 +16,20 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airfreight.airflow_http import NotFoundError, RefusedError
+from airfreight.errors import TemporaryError
 from airfreight.rendering import check_name
 from airfreight.windows import text_of
 
 if TYPE_CHECKING:
     from airfreight.airflow_api import AirflowApi
 
-OPEN_TASK, PING_TASK, RECORD_TASK = "open_window", "ping", "record"
+OPEN_TASK, PING_TASK, WATCH_TASK, RECORD_TASK = "open_window", "ping", "wait_until_idle_or_closing", "record"
 UNDER_WAY = ("queued", "running")
 JUST_NOW = timedelta(seconds=60)
 """Another note for the run that keeps the window would say the same so soon after one."""
+
+
+_UNKNOWN: dict[str, Any] = {"open": False, "answers": False, "eta": ""}
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,11 @@ def wake(api: AirflowApi, name: str) -> Woken:
     # A run that keeps a window takes a note of this one, so that the model is not stopped a moment later. All who wake
     # it at the same time give their run the same id, and Airflow takes one.
     run_id = _asked_just_now(runs) or _trigger_once(api, dag_id, _wake_id(runs), {"action": "open"})
-    return Woken(dag_id, run_id, _eta(api, dag_id, runs))
+    try:
+        eta = _eta(api, dag_id, runs)
+    except (RefusedError, TemporaryError):  # it is woken all the same; a role may trigger, and read no results
+        eta = _UNKNOWN
+    return Woken(dag_id, run_id, eta)
 
 
 def awake_dag(api: AirflowApi, name: str) -> str:
@@ -122,7 +130,8 @@ def _eta(api: AirflowApi, dag_id: str, runs: Iterable[dict[str, Any]]) -> dict[s
         opened = api.result(dag_id, str(run["dag_run_id"]), OPEN_TASK)
         if not isinstance(opened, dict) or opened.get("action") != "open":
             continue
-        if run["state"] in UNDER_WAY:
+        ending = run["state"] in UNDER_WAY and api.result(dag_id, str(run["dag_run_id"]), WATCH_TASK) is not None
+        if run["state"] in UNDER_WAY and not ending:
             ready = api.result(dag_id, str(run["dag_run_id"]), PING_TASK) is not None
             return {"open": True, "answers": ready, "eta": opened.get("eta") or "", "window": opened.get("window")}
         closed = api.result(dag_id, str(run["dag_run_id"]), RECORD_TASK)
@@ -130,7 +139,7 @@ def _eta(api: AirflowApi, dag_id: str, runs: Iterable[dict[str, Any]]) -> dict[s
         if (seconds := known.get("expected_s")) is not None:
             eta = text_of(datetime.now(UTC) + timedelta(seconds=float(seconds)))
             return {"open": False, "answers": False, "eta": eta, "expected_s": seconds}
-    return {"open": False, "answers": False, "eta": ""}
+    return _UNKNOWN
 
 
 def _eta_words(eta: dict[str, Any]) -> str:

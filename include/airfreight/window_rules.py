@@ -24,6 +24,8 @@ from airfreight.windows import Closing, Current, moment
 
 WAKE_IDLE = timedelta(minutes=30)
 """How long a woken model without `idle_after` may be idle."""
+GIVE_UP = timedelta(minutes=10)
+"""A model that did not become ready in its time gets so much more before it is stopped; so does who wakes it again."""
 DELIVERY_POLL = timedelta(seconds=30)
 """How soon a window that is over is looked at again while a delivery is at work."""
 
@@ -75,7 +77,7 @@ def end(
     """Say whether a window that would end now ends.
 
     Args:
-        because: `IDLE` or `CLOSING`.
+        because: `IDLE`, `CLOSING` or `NEVER_READY`.
         kept: what is in `current.json` now.
         idle_after: of the model.
         delivery: the run that holds the model's release ledger, or None.
@@ -85,6 +87,9 @@ def end(
         # Its requests are work too, so the idle clock begins again; a closing is looked at again soon.
         again = Terms(now + DELIVERY_POLL, None) if because is Closing.CLOSING else following
         return GoOn(f"{delivery} is delivering to it", again)
+    if because is Closing.NEVER_READY:
+        woken = kept.touched and now - moment(kept.touched) < GIVE_UP
+        return GoOn("somebody woke it meanwhile", following) if woken else Stop(because)
     if because is Closing.IDLE and following.closes is not None and following.idle_after is None:
         return GoOn("its hours want it open", following)
     if because is Closing.IDLE and following.not_before is not None:
@@ -108,13 +113,21 @@ class Due:
     starts: datetime
 
 
-def due(hours: Sequence[Hours], longest: timedelta, lead: timedelta, now: datetime) -> Due | None:
+def due(
+    hours: Sequence[Hours], longest: timedelta, lead: timedelta, now: datetime, fired: datetime | None = None
+) -> Due | None:
     """Return the window a scheduled run is to open, or None: it came when there is nothing to open.
 
     Args:
         longest: how long before an opening the schedule fires.
         lead: how long before it this model is started.
+        fired: the moment the run was scheduled for. It names its window, also while the one before it is open; where
+            the hours were changed since, it names none, and the run opens what there is.
     """
+    if fired is not None:
+        meant = next_window(hours, fired + longest - timedelta(seconds=1))
+        if meant is not None and meant.opens == fired + longest:
+            return Due(meant, max(now, meant.opens - min(lead, longest))) if meant.closes > now else None
     open_now = current(hours, now)
     if open_now is not None:
         return Due(open_now, now)

@@ -116,6 +116,11 @@ class Current:
     touched: str = ""
     closing: bool = False
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a window is open, and not on its way to be closed."""
+        return self.run != "" and not self.closing
+
     def to_json(self) -> bytes:
         return _json({**asdict(self), "format": FORMAT})
 
@@ -186,6 +191,11 @@ class WindowLog:
             return None
         after = replace(now, closing=False)
         return after if after == now or self._put(CURRENT, after.to_json(), there.tag) else self.reopen(run)
+
+    def forget(self, is_alive: Callable[[str], bool]) -> bool:
+        """Let go what a run keeps that does not go on any more, so that nobody takes it for an open window."""
+        kept = self.current().run
+        return bool(kept) and not is_alive(kept) and self.let_go(kept)
 
     def let_go(self, run: str) -> bool:
         """Say that nothing is open any more; False when the window is not this run's."""

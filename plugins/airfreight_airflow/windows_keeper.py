@@ -22,10 +22,9 @@ from airfreight.catalog import CatalogModel
 from airfreight.durations import parse_duration, words
 from airfreight.errors import RequestError, TemporaryError
 from airfreight.hours import Hours
-from airfreight.ledger_rules import Lock
 from airfreight.observation import Observation
 from airfreight.warmup import longest
-from airfreight.window_rules import GoOn, Stop, Terms, end, terms
+from airfreight.window_rules import GIVE_UP, GoOn, Stop, Terms, end, terms
 from airfreight.windows import Closing, text_of
 from airfreight_airflow.settings import read_settings
 from airfreight_airflow.triggers import Release
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
 
 OPEN_TASK, PING_TASK, WATCH_TASK = "open_window", "ping", "wait_until_idle_or_closing"
 STORE_RETRY = timedelta(seconds=60)
+_BECAUSE = {Kind.IDLE: Closing.IDLE, Kind.CLOSING: Closing.CLOSING, Kind.NEVER_READY: Closing.NEVER_READY}
 _ALIVE, _ENDED = ("queued", "running"), ("success", "failed")
 
 log = logging.getLogger(__name__)
@@ -128,28 +128,24 @@ class Keeper:
         return asyncio.run(read(hook, Release(self.served.name, self.namespace, "")))
 
     def trying(self) -> str | None:
-        """Return the run that is trying a release on the model now, or None: an opening waits for its end.
+        """Return the run that is trying a release on the model now, or None: nothing opens or ends before it has ended.
 
         One that only checks and has nodes pull images has not touched the model yet, and may take an hour for it. One
-        that failed so badly that it could not let the model go holds it for hours, and delivers nothing.
+        that failed so badly that it could not let the model go holds it for hours, and delivers nothing, unless
+        somebody undoes it by hand (`airfreight roll-back --run`).
         """
-        lock = self._lock()
-        return None if lock is None or lock.candidate is None or self.is_over(lock.run) else lock.run
-
-    def delivery(self) -> str | None:
-        """Return the run that is at the model now, or None: nothing is stopped before its end.
-
-        An ended run whose roll back somebody makes by hand (`airfreight roll-back --run`) is one too.
-        """
-        lock = self._lock()
-        return None if lock is None or (self.is_over(lock.run) and not lock.undoing) else lock.run
-
-    def _lock(self) -> Lock | None:
         with through(self.site):
-            return release_ledger(self.site, self.namespace, self.served.name).held()
+            lock = release_ledger(self.site, self.namespace, self.served.name).held()
+        if lock is None or lock.candidate is None or (self.is_over(lock.run) and not lock.undoing):
+            return None
+        return lock.run
 
-    def watch(self, under: Terms, give_up_at: float | None = None) -> WatchTrigger:
-        """Return the trigger that waits for the end of a window under these terms."""
+    def watch(self, under: Terms, *, answered: bool = True) -> WatchTrigger:
+        """Return the trigger that waits for the end of a window under these terms.
+
+        Args:
+            answered: the model has answered in this window; one that has not is given up when it does not become ready.
+        """
         idle_after_s = under.idle_after.total_seconds() if under.idle_after else None
         log.info("%s is open %s.", self.served.name, _terms_words(under))
         return WatchTrigger(
@@ -160,7 +156,7 @@ class Keeper:
             idle_after_s=idle_after_s,
             idle_not_before=_unix(under.not_before),
             again_at=_unix(under.again),
-            give_up_at=give_up_at,
+            give_up_s=None if answered else GIVE_UP.total_seconds(),
             **poll_of(idle_after_s),
         )
 
@@ -172,37 +168,71 @@ class Keeper:
         """
         match event.kind:
             case Kind.STOPPED:
+                self._ends()
                 return Outcome(False, Closing.ASKED if event.ours else Closing.BY_HAND, event.sentence)
             case Kind.GONE:
+                self._ends()
                 return Outcome(False, Closing.GONE, event.sentence)
-            case Kind.NEVER_READY:
-                return Outcome(True, Closing.NEVER_READY, event.sentence, {"because": "closing", "drain_s": 0})
-            case Kind.IDLE | Kind.CLOSING:
+            case Kind.IDLE | Kind.CLOSING | Kind.NEVER_READY:
                 return self._judge_end(event)
             case Kind.AGAIN:
                 return self._ask_again()
         raise TemporaryError(event.sentence or "The wait ended without a reason.")
 
+    def judge_asked(self, event: WindowEvent, asked: str) -> Outcome | GoOn:
+        """Say what idleness means for a stop that a person asked for, who does not know what happened since.
+
+        Args:
+            asked: when (RFC 3339).
+        """
+        if self.woken_since(asked):
+            return Outcome(False, Closing.ASKED, f"Somebody woke {self.served.name} after this stop was asked for.")
+        if run := self.trying():
+            return GoOn(f"{run} is delivering to it", Terms(None, None))
+        return Outcome(True, Closing.ASKED, event.sentence, _ask_of(event))
+
+    def may_end(self) -> bool:
+        """Whether this run may stop the model it opened a window for: another one may keep a window of it by now.
+
+        Raises:
+            TemporaryError: the store does not answer.
+        """
+        return self.log.current().run in ("", self.run_id)
+
+    def woken_since(self, moment_: str) -> bool:
+        """Whether somebody woke the model after a moment (RFC 3339), and a window is open for it."""
+        kept = self.log.current()
+        return kept.run != "" and kept.touched > moment_
+
+    def _ends(self) -> None:
+        """Say that this window is over: who wakes the model from now on waits for another one."""
+        try:
+            self.log.close(self.run_id, self.log.current())
+        except TemporaryError as error:  # then who wakes it is told that it is open, for some seconds
+            log.info("The store cannot be told that the window is over (%s).", error.message)
+
     def _judge_end(self, event: WindowEvent) -> Outcome | GoOn:
-        now = datetime.now(tz=UTC)
-        because = Closing.IDLE if event.kind is Kind.IDLE else Closing.CLOSING
+        now, because = datetime.now(tz=UTC), _BECAUSE[event.kind]
         try:
             kept = self.log.current()
             if kept.run != self.run_id:
                 return _lost_to(kept.run)
-            found = end(because, kept, self.served.idle_after, now, self.delivery())
+            found = end(because, kept, self.served.idle_after, now, self.trying())
             if isinstance(found, Stop) and self.log.close(self.run_id, kept) is None:
                 return self._judge_end(event)
+            if isinstance(found, Stop) and (late := self.trying()):
+                # It came between the two, and may have found the model running: one of us two sees the other.
+                self.log.reopen(self.run_id)
+                found = end(because, kept, self.served.idle_after, now, late)
         except TemporaryError as error:
             # Without the notes of others nothing is stopped; the store comes back. An idle model may be asked something
             # until then, so idleness is judged anew; hours that are over stay over.
             later = now + STORE_RETRY
-            under = Terms(None, None, again=later) if because is Closing.IDLE else Terms(later, None)
+            under = Terms(later, None) if because is Closing.CLOSING else Terms(None, None, again=later)
             return GoOn(f"the store cannot be asked ({error.message})", under)
         if isinstance(found, GoOn):
             return found
-        ask = {"because": "idle", "evidence": event.evidence} if because is Closing.IDLE else {"because": "closing"}
-        return Outcome(True, because, event.sentence, ask)
+        return Outcome(True, because, event.sentence, _ask_of(event))
 
     def _ask_again(self) -> Outcome | GoOn:
         now = datetime.now(tz=UTC)
@@ -213,6 +243,8 @@ class Keeper:
             return GoOn(f"the store cannot be asked ({error.message})", again)
         if kept.run != self.run_id:
             return _lost_to(kept.run)
+        if kept.closing:  # it was, when the store went away
+            self.log.reopen(self.run_id)
         return GoOn("the store answers again", terms(kept, self.served.idle_after, now))
 
 
@@ -243,6 +275,14 @@ def failed_tasks(context: Context) -> list[str]:
 def poll_of(idle_after_s: float | None) -> dict[str, float]:
     """How often a window is looked at: ten times in its idle time, every 2 to 10 s."""
     return {"poll_s": 10.0 if idle_after_s is None else max(2.0, min(10.0, idle_after_s / 10))}
+
+
+def _ask_of(event: WindowEvent) -> dict[str, Any]:
+    """What the pod that stops the model is to look for first."""
+    if event.kind is Kind.IDLE:
+        return {"because": "idle", "evidence": event.evidence}
+    # Nobody could reach a model that never was ready, so there is nothing to wait for.
+    return {"because": "closing", **({"drain_s": 0} if event.kind is Kind.NEVER_READY else {})}
 
 
 def _lost_to(run: str) -> Outcome:

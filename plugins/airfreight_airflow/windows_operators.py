@@ -6,7 +6,6 @@ task then waits for the end of the window again, in the triggerer, and starts an
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +52,8 @@ class StopModelOperator(AirfreightPodOperator):
         watched = context["ti"].xcom_pull(task_ids=WATCH_TASK) or {}
         if not watched.get("stop"):
             raise AirflowSkipException(watched.get("sentence") or "There is nothing to stop.")
+        with ending(context):
+            self._skip_if_lost(context, Keeper(self.served, context))  # cleared by hand, it may come hours later
         return self._stop(context, str(watched["last_look"]), str(watched["because"]))
 
     def seen(self, context: Context, event: dict[str, Any]) -> Any:
@@ -69,9 +70,18 @@ class StopModelOperator(AirfreightPodOperator):
     def asked(self, context: Context, event: dict[str, Any]) -> Any:
         """Likewise, for a stop that a person asked for: idleness is all it waits for."""
         saw = WindowEvent.from_event(event)
-        if saw.kind is Kind.IDLE:
-            return self._stop(context, json.dumps({"because": "idle", "evidence": saw.evidence}), Closing.ASKED)
-        return self.seen(context, event)
+        if saw.kind is not Kind.IDLE:
+            return self.seen(context, event)
+        with ending(context):
+            keeper = Keeper(self.served, context)
+            self._skip_if_lost(context, keeper)
+            found = keeper.judge_asked(saw, _asked_at(context))
+        if isinstance(found, GoOn):
+            return self._watch(context, found.reason)
+        result = found.result()
+        if not found.stop:
+            return {"stopped": False, "busy": "", "stop": "", "because": found.because}
+        return self._stop(context, str(result["last_look"]), Closing.ASKED)
 
     def _stop(self, context: Context, last_look: str, because: str) -> Any:
         # The command's own --result, which the house operator appended, comes after it.
@@ -85,11 +95,25 @@ class StopModelOperator(AirfreightPodOperator):
         self.log.info("%s stays open: %s.", self.served.name, reason)
         with ending(context):
             keeper = Keeper(self.served, context)
+            self._skip_if_lost(context, keeper)
             # A run that was only asked to stop keeps no window.
             kept = keeper.log.reopen(keeper.run_id)
             asked = Terms(None, ASKED_IDLE)
             following = terms(kept, self.served.idle_after, datetime.now(tz=UTC)) if kept else asked
             self.defer(trigger=keeper.watch(following), method_name="seen" if kept else "asked")
+
+    def _skip_if_lost(self, context: Context, keeper: Keeper) -> None:
+        """End the task if the window it would end is somebody else's by now; who asked for a stop means any window."""
+        opened = context["ti"].xcom_pull(task_ids=OPEN_TASK) or {}
+        if opened.get("action") == OPEN and not keeper.may_end():
+            raise AirflowSkipException(f"Another run keeps a window of {self.served.name} now, which is left open.")
+
+
+def _asked_at(context: Context) -> str:
+    """When the stop was asked for; a run that kept a window was asked when its `stop` was."""
+    opened = context["ti"].xcom_pull(task_ids=OPEN_TASK) or {}
+    watched = context["ti"].xcom_pull(task_ids=WATCH_TASK) or {}
+    return str(opened.get("asked") or watched.get("at") or "")
 
 
 def record_window(served: Served) -> dict[str, Any]:
@@ -106,15 +130,15 @@ def record_window(served: Served) -> dict[str, Any]:
         raise AirflowSkipException("This run opened no window.")
     result: dict[str, Any] = {}
     try:
+        keeper = Keeper(served, context)
         if opened and opened["action"] == OPEN:
-            keeper = Keeper(served, context)
             record = keeper.log.update(str(opened["window"]), **_changes(context, failed))
-            keeper.log.let_go(keeper.run_id)
             # What the next who wakes it is told: `airfreight.waking` reads it here, over Airflow's REST API.
             cold_starts = keeper.log.cold_starts()
             result = {"window": record.window, "closed_because": record.closed_because,
                       "cold_start_s": record.cold_start_s,
                       "expected_s": expected(cold_starts) if cold_starts else None}  # fmt: skip
+        keeper.log.let_go(keeper.run_id)  # also of a run that took the window and failed before it said so
     except AirfreightError as error:
         failures.end_task(context, error)
     if failed:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 from airflow.sdk import BaseSensorOperator
@@ -35,8 +35,6 @@ ASKED_IDLE = timedelta(seconds=30)
 LAG = timedelta(seconds=5)
 """How soon a window is asked for again while the one before it is being closed."""
 DELIVERY_LAG = timedelta(seconds=15)
-GIVE_UP_S = 600.0
-"""A model that did not become ready in `wait_until_ready` gets so much more before it is stopped."""
 
 
 class WindowSensor(BaseSensorOperator):
@@ -79,12 +77,15 @@ class OpenWindowSensor(WindowSensor):
         action = str(context["params"].get("action") or OPEN)
         service = self._service(keeper)
         if action != OPEN:
-            return self._left(context, keeper, service, {"action": action, "because": Closing.ASKED})
+            self._refuse_tried(keeper, action)
+            keeper.log.forget(lambda run: is_alive(context, self.served.dag_id, run))
+            stop = {"action": action, "because": Closing.ASKED, "asked": text_of(now)}
+            return self._left(context, keeper, service, stop)
         because = _because(context)
         if because is Opening.DELIVERY and is_stopped(service):
             raise AirflowSkipException(f"{self.served.name} was left stopped by its delivery; nothing to watch.")
         cold_starts = keeper.log.cold_starts()
-        hours = self._hours(keeper, because, cold_starts, now)
+        hours = self._hours(context, keeper, because, cold_starts, now)
         if delivery := keeper.trying():
             self._wait_until(now + DELIVERY_LAG, f"{delivery} is delivering to it; opening after that")
         by_hours = because is Opening.HOURS
@@ -137,11 +138,21 @@ class OpenWindowSensor(WindowSensor):
             )
         return service
 
-    def _hours(self, keeper: Keeper, because: Opening, cold_starts: list[float], now: datetime) -> Window | None:
+    def _refuse_tried(self, keeper: Keeper, action: str) -> None:
+        if action == STOP_NOW and (run := keeper.trying()):
+            raise RequestError(
+                f"{run} is trying a release on {self.served.name}, and a stop would cut off its gates: wait for its "
+                "end, or mark its running task as failed, so that it rolls back, and stop the model then."
+            )
+
+    def _hours(
+        self, context: Context, keeper: Keeper, because: Opening, cold_starts: list[float], now: datetime
+    ) -> Window | None:
         """The window of the hours that this run keeps open, or None where they want nothing; waits until it starts."""
         if because is not Opening.HOURS:
             return current(self.served.hours, now) if self.served.hours else None
-        wanted = due(self.served.hours, self.served.longest, lead(self.served.warmup, cold_starts), now)
+        fired = context["dag_run"].run_after
+        wanted = due(self.served.hours, self.served.longest, lead(self.served.warmup, cold_starts), now, fired)
         if wanted is None:
             raise AirflowSkipException(f"{self.served.name} is not to be opened now: its window is over.")
         self._refuse_ended(keeper, wanted)
@@ -216,14 +227,12 @@ class WatchSensor(WindowSensor):
             if opened["action"] == STOP_NOW:
                 return Outcome(True, Closing.ASKED, "Asked for.", {"because": "asked"}).result()
             if opened["action"] == STOP:
-                self.defer(trigger=keeper.watch(Terms(None, ASKED_IDLE)), method_name="asked")
+                self._wait_until_idle(keeper)
             kept = keeper.log.current()
             if kept.run != keeper.run_id:
                 return Outcome(False, Closing.FAILED, "Another run keeps the window now.").result()
             keeper.log.reopen(keeper.run_id)
-            answered = context["ti"].xcom_pull(task_ids=PING_TASK) is not None
-            give_up_at = None if answered else time.time() + GIVE_UP_S
-            self.defer(trigger=keeper.watch(terms(kept, self.served.idle_after, now), give_up_at), method_name="seen")
+            self._watch(context, keeper, terms(kept, self.served.idle_after, now))
         return None
 
     def seen(self, context: Context, event: dict[str, Any]) -> Any:
@@ -233,19 +242,29 @@ class WatchSensor(WindowSensor):
             found = keeper.judge(WindowEvent.from_event(event))
             if isinstance(found, GoOn):
                 self.log.info("%s stays open: %s.", self.served.name, found.reason)
-                self.defer(trigger=keeper.watch(found.terms), method_name="seen")
+                self._watch(context, keeper, found.terms)
             self.log.info("The window of %s is over (%s). %s", self.served.name, found.because, found.sentence)
             return found.result()
 
     def asked(self, context: Context, event: dict[str, Any]) -> Any:
-        """A stop that was asked for waits for idleness and for nothing else."""
+        """A stop that was asked for waits for idleness, and for the end of a delivery that tries a release."""
         with ending(context):
-            saw = WindowEvent.from_event(event)
+            keeper, saw = self.keeper(context), WindowEvent.from_event(event)
             if saw.kind is Kind.IDLE:
-                ask = {"because": "idle", "evidence": saw.evidence}
-                return Outcome(True, Closing.ASKED, saw.sentence, ask).result()
-            found = self.keeper(context).judge(saw)
+                found = keeper.judge_asked(saw, str(_opened(context).get("asked", "")))
+                if isinstance(found, GoOn):
+                    self.log.info("%s is not stopped yet: %s.", self.served.name, found.reason)
+                    self._wait_until_idle(keeper)
+            else:
+                found = keeper.judge(saw)
             return found.result() if isinstance(found, Outcome) else None
+
+    def _watch(self, context: Context, keeper: Keeper, under: Terms) -> NoReturn:
+        answered = context["ti"].xcom_pull(task_ids=PING_TASK) is not None
+        self.defer(trigger=keeper.watch(under, answered=answered), method_name="seen")
+
+    def _wait_until_idle(self, keeper: Keeper) -> NoReturn:
+        self.defer(trigger=keeper.watch(Terms(None, ASKED_IDLE)), method_name="asked")
 
 
 class StoppedSensor(WindowSensor):

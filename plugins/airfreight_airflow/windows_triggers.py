@@ -142,7 +142,8 @@ class WatchTrigger(ModelTrigger):
         idle_after_s: seconds; None: only the closing ends it.
         idle_not_before: Unix time before which no idleness ends it; None: none.
         again_at: Unix time at which the window's terms are to be asked for again; None: never.
-        give_up_at: Unix time at which a model that was not ready at any look is given up; None: never.
+        give_up_s: seconds after which a model is given up that was seen, and was not ready at any look; None: never.
+            They count from the first look of this process: what another saw it cannot know.
     """
 
     says_s, least_s = WATCH_SAYS_S, WATCH_LEAST_S
@@ -154,7 +155,7 @@ class WatchTrigger(ModelTrigger):
         idle_after_s: float | None,
         idle_not_before: float | None = None,
         again_at: float | None = None,
-        give_up_at: float | None = None,
+        give_up_s: float | None = None,
         poll_s: float = WATCH_POLL_S,
         **kwargs: Any,
     ) -> None:
@@ -163,7 +164,8 @@ class WatchTrigger(ModelTrigger):
         self.idle_after_s = idle_after_s
         self.idle_not_before = idle_not_before
         self.again_at = again_at
-        self.give_up_at = give_up_at
+        self.give_up_s = give_up_s
+        self._unready_since: float | None = None
         # A new triggerer begins here with a clock at zero: it saw nothing of what was before.
         self.clock = Clock()
 
@@ -175,7 +177,7 @@ class WatchTrigger(ModelTrigger):
             "idle_after_s": self.idle_after_s,
             "idle_not_before": self.idle_not_before,
             "again_at": self.again_at,
-            "give_up_at": self.give_up_at,
+            "give_up_s": self.give_up_s,
         }
         return path, {**arguments, **own}
 
@@ -197,7 +199,9 @@ class WatchTrigger(ModelTrigger):
                 return over
             self.clock, verdict = self.clock.step(look)
             if any(one.ready for one in look.replicas):
-                self.give_up_at = None
+                self.give_up_s = None
+            elif self.give_up_s is not None and self._is_given_up(look.at, self.give_up_s):
+                return self._over(verdict) or self._never_ready()
         return self._over(verdict) or self._said(verdict)
 
     def too_late(self, last: str) -> WindowEvent:
@@ -223,9 +227,15 @@ class WatchTrigger(ModelTrigger):
         if isinstance(verdict, Idle) and self._long_enough(verdict.seconds, now):
             evidence = to_json(self.clock.evidence or {})
             return WindowEvent(Kind.IDLE, now, f"Idle for {verdict.seconds:.0f} s.", evidence=evidence)
-        if self.give_up_at is not None and now >= self.give_up_at:
-            return WindowEvent(Kind.NEVER_READY, now, f"{self.wanted.name} never became ready.")
         return None
+
+    def _is_given_up(self, at: float, after_s: float) -> bool:
+        """Whether a model that is not ready at this look was not for so long."""
+        self._unready_since = at if self._unready_since is None else self._unready_since
+        return at - self._unready_since >= after_s
+
+    def _never_ready(self) -> WindowEvent:
+        return WindowEvent(Kind.NEVER_READY, time.time(), f"{self.wanted.name} never became ready.")
 
     def _long_enough(self, seconds: float, now: float) -> bool:
         return self.idle_after_s is not None and seconds >= self.idle_after_s and now >= (self.idle_not_before or 0.0)

@@ -12,6 +12,7 @@ from airfreight.ledger import LEASE, Ledger
 from airfreight.ledger_rules import Lock, Release, State, Target
 from airfreight.observation import is_stopped, release_of
 from airfreight.served_model import Clock, ServedModel
+from airfreight.windows import Current
 from tests.unit.fake_cluster import NAME, NAMESPACE, FakeCluster
 from tests.unit.memory_store import MemoryShelf
 
@@ -51,7 +52,7 @@ class Bench:
         self.cluster = FakeCluster()
         self.shelf = MemoryShelf()
         self.said: list[str] = []
-        self.window = False
+        self.window = Current()
         runtime = {"apiVersion": "serving.kserve.io/v1alpha1", "kind": "ServingRuntime", "spec": {"containers": []}}
         self.cluster.objects[("ServingRuntime", RUNTIME)] = {**runtime, "metadata": {"name": RUNTIME}}
 

@@ -14,8 +14,11 @@ from airfreight.ledger import LEASE
 from airfreight.ledger_rules import Event, Release, State
 from airfreight.observation import release_of
 from airfreight.served_model import ServedModel
+from airfreight.windows import Current
 from tests.unit.fake_cluster import NAME, NAMESPACE
 from tests.unit.test_handover import CAUSE, A, B, Bench, C, candidate, put_back
+
+OPEN = Current("20261122T080000Z-hours", "scheduled__1")
 
 
 @pytest.fixture
@@ -131,7 +134,7 @@ def test_a_window_that_opens_during_a_delivery_to_a_stopped_model_is_not_ended_b
     bench.cluster.set_stopped(NAMESPACE, NAME, True)
     bench.register(B, "next")
     bench.run("next").stage(B)
-    bench.window = True
+    bench.window = OPEN
     if passes:
         done = bench.run("next").promote(B, {"gates": []})
         assert done.story.endswith("It was stopped; a window was opened since.") and done.result["stopped"] is False
@@ -141,11 +144,44 @@ def test_a_window_that_opens_during_a_delivery_to_a_stopped_model_is_not_ended_b
     assert not bench.stopped and bench.cluster.serving == (B if passes else A)
 
 
+@pytest.mark.parametrize("ended", ["stopped", "kept open"])
+def test_a_delivery_waits_while_a_window_is_being_closed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, ended: str
+) -> None:
+    """Else the stop would come in the middle of its gates."""
+    bench.deliver(A)
+    bench.window, waited = replace(OPEN, closing=True), list[float]()
+    pause = bench.cluster.pause
+
+    def then(seconds: float) -> None:
+        pause(seconds)
+        if bench.window.closing:
+            waited.append(seconds)
+        if len(waited) == 3:
+            bench.window = OPEN if ended == "kept open" else Current()
+            bench.cluster.set_stopped(NAMESPACE, NAME, ended == "stopped")
+
+    monkeypatch.setattr(bench.cluster, "pause", then)
+    done = bench.register(B, "next")
+    assert done.result["was_stopped"] is (ended == "stopped"), "as it is at the end of the wait"
+    assert (
+        bench.said.count(f"Window {OPEN.window} of pong in namespace models is being closed: waiting for its end.") == 1
+    )
+    held = bench.run("x").ledger.held()
+    assert held is not None and held.found is not None and held.found.stopped is (ended == "stopped")
+
+
+def test_a_window_whose_closing_never_ends_does_not_keep_a_delivery_waiting_for_ever(bench: Bench) -> None:
+    bench.deliver(A)
+    bench.window = replace(OPEN, closing=True)
+    assert bench.register(B, "next").result["was_stopped"] is False
+
+
 def test_going_back_leaves_a_stopped_model_up_when_a_window_is_open(bench: Bench) -> None:
     bench.deliver(A)
     bench.deliver(B, "run-2")
     bench.cluster.set_stopped(NAMESPACE, NAME, True)
-    bench.window = True
+    bench.window = OPEN
     assert put_back(bench, A).result["stopped"] is False
     assert not bench.stopped and bench.cluster.serving == A
 
@@ -257,7 +293,7 @@ def test_a_model_that_a_dead_run_woke_is_stopped_unless_a_window_opened_meanwhil
     bench.register(B, "dead")
     bench.run("dead").stage(B)
     bench.shelf.now += LEASE + 60
-    bench.window = window
+    bench.window = OPEN if window else Current()
     bench.deliver(C, "next")
     assert bench.stopped is not window
 

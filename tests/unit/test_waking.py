@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from airfreight.airflow_http import NotFoundError, RefusedError
-from airfreight.errors import RequestError
+from airfreight.errors import RequestError, TemporaryError
 from airfreight.waking import Woken, awake_dag, wake
 from airfreight.windows import moment, text_of
 
@@ -130,6 +130,28 @@ def test_a_cold_start_counts_from_the_end_of_its_own_window(api: Any) -> None:
     assert wake(api, "pong").eta["expected_s"] == 64.0
     api.results["first", "record"] = {}
     assert wake(api, "pong").eta["expected_s"] == 900.0, "a run that broke off recorded nothing"
+
+
+def test_a_window_that_is_being_closed_is_not_open(api: Any) -> None:
+    api.seen = [run("r", "running")]
+    api.results["r", "open_window"] = {"action": "open", "window": "w", "eta": "", "expected_s": 64.0}
+    api.results["r", "ping"] = {"first_token": "x"}
+    api.results["r", "wait_until_idle_or_closing"] = {"stop": True}
+    woken = wake(api, "pong")
+    assert not woken.eta["open"] and not woken.eta["answers"] and woken.eta["expected_s"] == 64.0
+
+
+@pytest.mark.parametrize("error", [RefusedError("No.", 403), TemporaryError("Not now.")])
+def test_a_model_that_was_woken_is_woken_though_its_runs_may_not_be_read(
+    api: Any, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refused(*_: str) -> None:
+        raise error
+
+    api.seen = [run("r")]
+    monkeypatch.setattr(api, "result", refused)
+    woken = wake(api, "pong")
+    assert woken.eta == {"open": False, "answers": False, "eta": ""} and api.triggered
 
 
 def test_an_open_window_is_named_and_whether_it_answers(api: Any) -> None:

@@ -1,109 +1,43 @@
 """The tasks of `serve_<name>` in every overlap: what they take, what they leave to others, how they end."""
 
+# ruff: noqa: F811  (a test takes fixtures by the names under which they are imported)
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from airflow.sdk import DAG
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, TaskDeferred
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from airfreight.errors import TemporaryError
-from airfreight.hours import Hours
 from airfreight.ledger import Ledger
-from airfreight.ledger_rules import Found, Target
+from airfreight.ledger_rules import Found
 from airfreight.windows import Current, Record, WindowLog, moment, text_of
-from airfreight_airflow import windows_keeper, windows_operators
-from airfreight_airflow.operators import AirfreightPodOperator
 from airfreight_airflow.windows_events import Kind, WindowEvent
 from airfreight_airflow.windows_keeper import Served
-from airfreight_airflow.windows_operators import StopModelOperator, record_window, skip_unless_opening
-from airfreight_airflow.windows_sensors import OpenWindowSensor, ServingSensor, StoppedSensor, WatchSensor
-from airfreight_airflow.windows_triggers import ServingTrigger, StoppedTrigger, WatchTrigger
-from tests.unit.memory_store import MemoryShelf
-from tests.unit.serving_kube import Model, serving_kube
-
-MINUTE = timedelta(minutes=1)
-
-
-def hours_now(opened: float = -60, closes: float = 60) -> tuple[Hours, ...]:
-    """Hours that opened and close so many minutes from now."""
-    now = datetime.now(tz=UTC)
-    times = [f"{now + minutes * MINUTE:%H:%M}" for minutes in (opened, closes)]
-    return (Hours(open=times[0], close=times[1], timezone="UTC"),)
-
-
-class Airflow:
-    """What tasks of one DAG run ask of Airflow; `alive` are the runs that still go on, `ended` those that do not."""
-
-    def __init__(self) -> None:
-        self.alive = {"r1", "r2", "r3"}
-        self.ended: set[str] = set()
-        self.xcoms: dict[tuple[str, str], Any] = {}
-        self.states: dict[str, str] = {}
-
-    def context(self, task: str, run_id: str = "r1", run_type: str = "manual", **params: Any) -> Any:
-        def pull(task_ids: str, key: str = "return_value") -> Any:
-            return self.xcoms.get((task_ids, key))
-
-        def count(dag_id: str, run_ids: list[str], states: list[str]) -> int:
-            return int(run_ids[0] in (self.alive if "running" in states else self.ended))
-
-        ti = SimpleNamespace(
-            xcom_push=lambda key, value: self.xcoms.update({(task, key): value}),
-            xcom_pull=pull,
-            get_dr_count=count,
-            get_task_states=lambda dag_id, run_ids: {run_ids[0]: self.states},
-        )
-        return {"ti": ti, "run_id": run_id, "params": params, "dag": SimpleNamespace(dag_id="serve_pong"),
-                "dag_run": SimpleNamespace(run_type=run_type, conf={})}  # fmt: skip
-
-
-@pytest.fixture
-def airflow() -> Airflow:
-    return Airflow()
-
-
-@pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[Model]:
-    with serving_kube() as one:
-        monkeypatch.setenv("AIRFLOW_CONN_AIRFREIGHT_CLUSTER", one.kube.connection())
-        one.stopped, one.pods = True, 0
-        yield one
-
-
-@pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> WindowLog:
-    shelf = MemoryShelf()
-    monkeypatch.setattr(windows_keeper, "window_log", lambda site, namespace, name: WindowLog(shelf))
-    return WindowLog(shelf)
-
-
-@pytest.fixture
-def ledger(monkeypatch: pytest.MonkeyPatch) -> Ledger:
-    one = Ledger(MemoryShelf(), Target("models", "pong"))
-    monkeypatch.setattr(windows_keeper, "release_ledger", lambda site, namespace, name: one)
-    return one
-
-
-def make(kind: Callable[..., Any], served: Served, **more: Any) -> Any:
-    with DAG(served.dag_id, schedule=None):
-        return kind(task_id="task", served=served, **more)
-
-
-def open_window(airflow: Airflow, served: Served, run_id: str = "r1", run_type: str = "manual", **params: Any) -> Any:
-    return make(OpenWindowSensor, served).execute(airflow.context("open_window", run_id, run_type, **params))
-
-
-def deferred(call: Callable[[], Any]) -> Any:
-    with pytest.raises(TaskDeferred) as caught:
-        call()
-    return caught.value
-
+from airfreight_airflow.windows_operators import skip_unless_opening
+from airfreight_airflow.windows_sensors import ServingSensor, StoppedSensor, WatchSensor
+from airfreight_airflow.windows_triggers import ServingTrigger, StoppedTrigger
+from tests.unit.serving_kube import Model
+from tests.unit.window_bench import (  # noqa: F401  (fixtures)
+    MINUTE,
+    Airflow,
+    airflow,
+    deferred,
+    hours_now,
+    ledger,
+    log,
+    make,
+    model,
+    open_window,
+    opened,
+    pods,
+    record,
+    saw,
+    stop_task,
+    watch,
+)
 
 # ---- opening -----------------------------------------------------------------------------------------------------
 
@@ -266,26 +200,6 @@ def test_a_stop_takes_no_window(model: Model, log: WindowLog, ledger: Ledger, ai
 # ---- until it is over --------------------------------------------------------------------------------------------
 
 
-def opened(airflow: Airflow, log: WindowLog, action: str = "open", **kept: Any) -> None:
-    """As after `open_window` of run r1."""
-    requested = text_of(datetime.now(tz=UTC) - MINUTE)
-    airflow.xcoms["open_window", "return_value"] = {"action": action, "window": "w", "requested": requested}
-    if action == "open":
-        log.take(Current("w", "r1", **kept), lambda run: True)
-        log.begin(Record("w", "pong", "models", "wake", "r1", requested))
-
-
-def watch(airflow: Airflow, served: Served) -> WatchTrigger:
-    found = deferred(lambda: make(WatchSensor, served).execute(airflow.context("wait_until_idle_or_closing")))
-    trigger: WatchTrigger = found.trigger
-    return trigger
-
-
-def saw(airflow: Airflow, served: Served, kind: Kind, **more: Any) -> Any:
-    event = WindowEvent(kind, 0.0, **more)
-    return make(WatchSensor, served).seen(airflow.context("wait_until_idle_or_closing"), vars(event))
-
-
 def test_the_terms_are_those_of_the_hours_and_of_idle_after(
     model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow
 ) -> None:
@@ -294,7 +208,7 @@ def test_the_terms_are_those_of_the_hours_and_of_idle_after(
     airflow.xcoms["ping", "return_value"] = {"first_token": "2026"}
     trigger = watch(airflow, Served("pong", hours_now(), idle_after=30 * MINUTE))
     assert trigger.closes == pytest.approx(closing.timestamp(), abs=0.01)
-    assert (trigger.idle_after_s, trigger.give_up_at) == (1800.0, None)
+    assert (trigger.idle_after_s, trigger.give_up_s) == (1800.0, None)
 
 
 def test_the_time_before_its_opening_is_no_idle_time(
@@ -315,7 +229,7 @@ def test_a_model_that_did_not_answer_is_given_up_after_a_while(
     model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow
 ) -> None:
     opened(airflow, log)
-    assert watch(airflow, Served("pong", idle_after=MINUTE)).give_up_at is not None
+    assert watch(airflow, Served("pong", idle_after=MINUTE)).give_up_s == 600.0
 
 
 def test_idleness_ends_it_and_takes_its_evidence_along(
@@ -340,6 +254,7 @@ def test_a_delivery_keeps_it_open_beyond_its_closing(
 ) -> None:
     opened(airflow, log, until=text_of(datetime.now(tz=UTC)))
     ledger.take("deliver_model/manual__1")
+    ledger.note("deliver_model/manual__1", "a" * 12, Found())
     again = deferred(lambda: saw(airflow, Served("pong", hours_now()), Kind.CLOSING))
     assert again.trigger.closes - datetime.now(tz=UTC).timestamp() < 31
     ledger.let_go("deliver_model/manual__1")
@@ -448,25 +363,6 @@ def test_the_other_waits_defer_and_end_with_their_event(model: Model, log: Windo
 # ---- stopping ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def pods(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Results of the pods to come; what each was asked is put in its place."""
-    results: list[Any] = []
-    asked: list[Any] = []
-
-    def execute(self: AirfreightPodOperator, context: Any) -> Any:
-        asked.append(self.arguments[self.arguments.index("--last-look") + 1])
-        return results.pop(0)
-
-    monkeypatch.setattr(AirfreightPodOperator, "execute", execute)
-    results.append(asked)
-    return results
-
-
-def stop_task(served: Served) -> Any:
-    return make(StopModelOperator, served)
-
-
 def test_the_last_look_that_finds_work_leaves_it_up_and_watches_again(
     model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow, pods: list[Any]
 ) -> None:
@@ -509,11 +405,6 @@ def test_an_asked_stop_that_finds_work_waits_for_idleness_alone(
 
 
 # ---- the record --------------------------------------------------------------------------------------------------
-
-
-def record(airflow: Airflow, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(windows_operators, "get_current_context", lambda: airflow.context("record"))
-    return record_window(Served("pong", idle_after=MINUTE))
 
 
 def test_the_record_says_what_the_tasks_know_and_lets_the_window_go(

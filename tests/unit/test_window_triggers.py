@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
 from structlog.testing import capture_logs
 
 from airfreight_airflow.windows_events import Kind, WindowEvent
@@ -43,7 +44,7 @@ def said(trigger: ModelTrigger) -> tuple[WindowEvent, list[str]]:
 
 
 def test_serialize_makes_the_same_trigger_again() -> None:
-    watching = watch(idle_after_s=30.0, idle_not_before=3.0, again_at=4.0, give_up_at=5.0)
+    watching = watch(idle_after_s=30.0, idle_not_before=3.0, again_at=4.0, give_up_s=5.0)
     for one in (watching, ServingTrigger(deadline=9.0, **COMMON), StoppedTrigger(deadline=9.0, **COMMON)):
         path, arguments = one.serialize()
         assert path == f"airfreight_airflow.windows_triggers.{type(one).__name__}"
@@ -180,9 +181,31 @@ def test_a_model_that_was_deleted_ends_it(model: Model) -> None:
 
 def test_a_model_that_never_became_ready_is_given_up(model: Model) -> None:
     model.ready = False
-    assert fire(watch(give_up_at=time.time() + 0.2)).kind is Kind.NEVER_READY
+    assert fire(watch(give_up_s=0.2)).kind is Kind.NEVER_READY
     model.ready = True
-    assert fire(watch(closes_in=0.5, give_up_at=time.time() + 0.2)).kind is Kind.CLOSING
+    assert fire(watch(closes_in=0.5, give_up_s=0.2)).kind is Kind.CLOSING
+
+
+@pytest.mark.parametrize("first", ["the cluster is away", "it is not ready"])
+def test_what_a_new_triggerer_cannot_see_at_once_is_not_given_up(model: Model, first: str) -> None:
+    """Its window may be hours old, and somebody may use the model though its ping failed."""
+    if first == "it is not ready":
+        model.ready = False
+    before = model.kube.objects[PODS]
+    if first == "the cluster is away":
+        model.kube.objects[PODS] = 500
+    watching = watch(closes_in=2.5, give_up_s=1.0)
+
+    async def first_look_then_ready() -> WindowEvent:
+        hook = AsyncKubernetesHook(conn_id=COMMON["cluster_conn_id"])
+        said = [await watching.look(hook)]
+        model.ready, model.kube.objects[PODS] = True, before
+        while not isinstance(said[-1], WindowEvent):
+            await asyncio.sleep(0.1)
+            said.append(await watching.look(hook))
+        return said[-1]
+
+    assert asyncio.run(asyncio.wait_for(first_look_then_ready(), 30)).kind is Kind.CLOSING
 
 
 # ---- until it serves, until it is down ---------------------------------------------------------------------------

@@ -246,7 +246,7 @@ def _handover(name: str, namespace: str, ledger: str | None, run: str) -> Handov
     from airfreight.cluster import Cluster
     from airfreight.handover import Handover
     from airfreight.ledger_rules import Target
-    from airfreight.ledger_store import open_ledger, window_is_open
+    from airfreight.ledger_store import open_ledger, window_now
     from airfreight.rendering import check_name, check_namespace
     from airfreight.served_model import ServedModel
 
@@ -256,7 +256,7 @@ def _handover(name: str, namespace: str, ledger: str | None, run: str) -> Handov
     book = open_ledger(ledger, target)
     model = ServedModel(Cluster.connect(), target, say=typer.echo)
     run = run or f"{getpass.getuser()}@{socket.gethostname()}"
-    return Handover(model, book, run, window=lambda: window_is_open(ledger, target))
+    return Handover(model, book, run, window=lambda: window_now(ledger, target))
 
 
 def _lock(handover: Handover, if_busy: str, wait_s: int) -> Lock:

@@ -1,0 +1,273 @@
+"""Windows, wakes, stops and deliveries that meet: nothing is stopped that somebody else keeps, and no wake is lost."""
+
+# ruff: noqa: F811  (a test takes fixtures by the names under which they are imported)
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+
+from airfreight.errors import RequestError
+from airfreight.hours import Hours
+from airfreight.ledger import Ledger
+from airfreight.ledger_rules import Found
+from airfreight.windows import Current, WindowLog, moment, text_of
+from airfreight_airflow.windows_events import Kind, WindowEvent
+from airfreight_airflow.windows_keeper import Served
+from airfreight_airflow.windows_sensors import WatchSensor
+from airfreight_airflow.windows_timetable import OpeningsTimetable
+from tests.unit.serving_kube import Model
+from tests.unit.window_bench import (  # noqa: F401  (fixtures)
+    MINUTE,
+    Airflow,
+    airflow,
+    deferred,
+    ledger,
+    log,
+    make,
+    model,
+    open_window,
+    opened,
+    pods,
+    record,
+    saw,
+    stop_task,
+    watch,
+)
+
+SERVED = Served("pong", idle_after=30 * MINUTE)
+DELIVERY = "deliver_model/manual__1"
+WATCH = "wait_until_idle_or_closing"
+
+
+def tries(ledger: Ledger) -> None:
+    ledger.take(DELIVERY)
+    ledger.note(DELIVERY, "a" * 12, Found())
+
+
+def asked(airflow: Airflow, event: WindowEvent) -> Any:
+    return make(WatchSensor, SERVED).asked(airflow.context(WATCH), vars(event))
+
+
+IDLE = WindowEvent(Kind.IDLE, 0.0, "Idle for 30 s.", evidence={"u/0": [1.0]})
+
+# ---- two windows of the hours --------------------------------------------------------------------------------------
+
+
+def two_windows(gap: int) -> tuple[tuple[Hours, ...], list[datetime]]:
+    """Hours whose first window closes in 20 min, and whose second opens `gap` minutes after that."""
+    now = datetime.now(tz=UTC).replace(second=0, microsecond=0)
+    times = [now + minutes * MINUTE for minutes in (-120, 20, 20 + gap, 140)]
+    texts = [f"{time:%H:%M}" for time in times]
+    ranges = (
+        Hours(open=texts[0], close=texts[1], timezone="UTC"),
+        Hours(open=texts[2], close=texts[3], timezone="UTC"),
+    )
+    return ranges, times
+
+
+@pytest.mark.parametrize("ended", [False, True], ids=["the first is open", "the first ended idle"])
+def test_two_windows_closer_than_the_schedules_lead_are_both_opened(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow, ended: bool
+) -> None:
+    """The run for the second comes while the first is open, or should be, and means the second."""
+    hours, times = two_windows(gap=30)
+    served, timetable = Served("pong", hours), OpeningsTimetable(hours, timedelta(hours=1))
+    airflow.fired = timetable.next_fire(times[0], None)
+    first = open_window(airflow, served, "r1", "scheduled")
+    assert moment(first["until"]) == times[1]
+    if ended:
+        log.update(first["window"], closed_because="idle")
+        log.let_go("r1")
+    airflow.fired = timetable.next_fire(datetime.now(tz=UTC), airflow.fired)
+    assert airflow.fired == times[2] - timedelta(hours=1)
+    wait = deferred(lambda: open_window(airflow, served, "r2", "scheduled"))
+    assert wait.trigger.moment == times[2] - 15 * MINUTE, "15 min is the lead while no cold start is recorded"
+
+
+def test_a_second_window_that_is_warmed_up_within_the_first_is_noted_by_its_run(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow
+) -> None:
+    hours, times = two_windows(gap=5)
+    served, timetable = Served("pong", hours, warmup="30m"), OpeningsTimetable(hours, 30 * MINUTE)
+    airflow.fired = timetable.next_fire(times[0], None)
+    open_window(airflow, served, "r1", "scheduled")
+    airflow.fired = timetable.next_fire(datetime.now(tz=UTC), airflow.fired)
+    with pytest.raises(AirflowSkipException, match="is open already: run r1 keeps window"):
+        open_window(airflow, served, "r2", "scheduled")
+    kept = log.current()
+    assert (kept.run, moment(kept.opens), moment(kept.until)) == ("r1", times[2], times[3])
+
+
+# ---- never ready ---------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_never_became_ready_is_left_to_the_delivery_that_mends_it(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow
+) -> None:
+    opened(airflow, log)
+    tries(ledger)
+    again = deferred(lambda: saw(airflow, SERVED, Kind.NEVER_READY, sentence="pong never became ready."))
+    assert again.trigger.give_up_s == 600.0 and not log.current().closing
+    ledger.let_go(DELIVERY)
+    ended = saw(airflow, SERVED, Kind.NEVER_READY, sentence="pong never became ready.")
+    assert ended["because"] == "never ready" and json.loads(ended["last_look"]) == {"because": "closing", "drain_s": 0}
+    assert log.current().closing
+
+
+def test_who_wakes_a_model_that_never_became_ready_gets_as_long_again(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow
+) -> None:
+    opened(airflow, log, touched=text_of(datetime.now(tz=UTC)))
+    assert deferred(lambda: saw(airflow, SERVED, Kind.NEVER_READY)).trigger.give_up_s == 600.0
+    log.let_go("r1")
+    log.take(Current("w", "r1", touched=text_of(datetime.now(tz=UTC) - 11 * MINUTE)), lambda run: True)
+    assert saw(airflow, SERVED, Kind.NEVER_READY)["stop"]
+
+
+def test_a_model_that_has_answered_is_never_given_up(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow
+) -> None:
+    opened(airflow, log)
+    airflow.xcoms["ping", "return_value"] = {"first_token": "2026"}
+    tries(ledger)
+    assert watch(airflow, SERVED).give_up_s is None
+    assert deferred(lambda: saw(airflow, SERVED, Kind.IDLE)).trigger.give_up_s is None
+
+
+# ---- a delivery and the end of a window ----------------------------------------------------------------------------
+
+
+def test_a_delivery_that_only_pulls_images_does_not_keep_it_open(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow
+) -> None:
+    opened(airflow, log)
+    ledger.take(DELIVERY)
+    assert saw(airflow, SERVED, Kind.IDLE)["because"] == "idle"
+
+
+def test_a_delivery_that_begins_as_the_window_is_closed_is_seen(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(airflow, log)
+    close = WindowLog.close
+
+    def between(self: WindowLog, run: str, judged: Current) -> Current | None:
+        tries(ledger)
+        return close(self, run, judged)
+
+    monkeypatch.setattr(WindowLog, "close", between)
+    again = deferred(lambda: saw(airflow, SERVED, Kind.IDLE))
+    assert again.trigger.idle_after_s == 1800.0 and not log.current().closing
+
+
+def test_a_stop_that_was_asked_for_waits_for_a_delivery_and_one_at_once_is_refused(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow
+) -> None:
+    opened(airflow, log, action="stop")
+    tries(ledger)
+    again = deferred(lambda: asked(airflow, IDLE))
+    assert again.trigger.idle_after_s == 30.0 and again.method_name == "asked"
+    with pytest.raises(AirflowFailException, match=f"{DELIVERY} is trying a release on pong, and a stop would cut off"):
+        open_window(airflow, SERVED, action="stop_now")
+    ledger.let_go(DELIVERY)
+    assert asked(airflow, IDLE)["stop"]
+    assert open_window(airflow, SERVED, action="stop_now")["action"] == "stop_now"
+
+
+# ---- a wake and a stop ---------------------------------------------------------------------------------------------
+
+
+def test_a_wake_after_a_stop_was_asked_for_outlives_it(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow
+) -> None:
+    opened(airflow, log)
+    stop = open_window(airflow, SERVED, "r2", action="stop")
+    with pytest.raises(AirflowSkipException, match="is open already"):
+        open_window(airflow, SERVED, "r3")
+    airflow.xcoms["open_window", "return_value"] = stop
+    ended = asked(airflow, IDLE)
+    assert not ended["stop"] and ended["sentence"] == "Somebody woke pong after this stop was asked for."
+
+
+@pytest.mark.parametrize("kind", [Kind.STOPPED, Kind.GONE])
+def test_who_wakes_a_model_that_was_just_stopped_waits_and_opens_another_window(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow, kind: Kind
+) -> None:
+    opened(airflow, log)
+    saw(airflow, SERVED, kind, sentence="x")
+    wait = deferred(lambda: open_window(airflow, SERVED, "r2"))
+    assert wait.trigger.moment - datetime.now(tz=UTC) < 6 * timedelta(seconds=1)
+    log.let_go("r1")
+    assert open_window(airflow, SERVED, "r2")["because"] == "wake" and log.current().run == "r2"
+
+
+# ---- what a run leaves behind --------------------------------------------------------------------------------------
+
+
+def test_a_stop_that_is_cleared_hours_later_does_not_stop_the_next_window(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow, pods: list[Any]
+) -> None:
+    looked = pods.pop()
+    opened(airflow, log)
+    airflow.xcoms[WATCH, "return_value"] = saw(airflow, SERVED, Kind.CLOSING)
+    log.let_go("r1")  # its `stop` failed, and `record` let the window go
+    own = dict(airflow.xcoms)
+    open_window(airflow, SERVED, "r2")
+    airflow.xcoms = own
+    with pytest.raises(AirflowSkipException, match="Another run keeps a window of pong now, which is left open"):
+        stop_task(SERVED).execute(airflow.context("stop"))
+    assert not looked
+    log.let_go("r2")
+    pods.append({"busy": "", "stop": "2026-11-22T12:00:00Z"})
+    assert stop_task(SERVED).execute(airflow.context("stop"))["stop"], "nobody keeps it"
+
+
+def test_a_window_that_comes_while_a_cleared_stop_waits_is_left_open(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow, pods: list[Any]
+) -> None:
+    pods.pop()
+    opened(airflow, log)
+    airflow.xcoms[WATCH, "return_value"] = saw(airflow, SERVED, Kind.CLOSING)
+    log.let_go("r1")
+    pods.append({"busy": "pong answers", "stop": ""})
+    again = deferred(lambda: stop_task(SERVED).execute(airflow.context("stop")))
+    assert again.method_name == "asked" and again.trigger.idle_after_s == 30.0
+    own = dict(airflow.xcoms)
+    open_window(airflow, SERVED, "r2")
+    airflow.xcoms = own
+    with pytest.raises(AirflowSkipException, match="Another run keeps a window"):
+        stop_task(SERVED).asked(airflow.context("stop"), vars(IDLE))
+
+
+def test_a_window_that_could_not_be_recorded_is_let_go(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+
+        def refused(self: WindowLog, record: Any) -> Any:
+            raise RequestError("The store refuses to put it.")
+
+        patch.setattr(WindowLog, "begin", refused)
+        with pytest.raises(AirflowFailException, match="refuses to put it"):
+            open_window(airflow, SERVED)
+    assert log.current().run == "r1"
+    airflow.states = {"open_window": "failed"}
+    with pytest.raises(AirflowException, match="open_window failed"):
+        record(airflow, monkeypatch)
+    assert log.current() == Current()
+
+
+def test_a_stop_forgets_the_window_of_a_run_that_is_gone(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow
+) -> None:
+    """Else a delivery at night would take the model for one in use, and leave it up."""
+    opened(airflow, log)
+    open_window(airflow, SERVED, "r2", action="stop")
+    assert log.current().run == "r1", "it goes on"
+    airflow.alive.remove("r1")
+    open_window(airflow, SERVED, "r2", action="stop")
+    assert log.current() == Current()
