@@ -33,7 +33,7 @@ from airfreight.gates import FailedGatesError, Gate, check, startup_gate
 from airfreight.handover import Done, Handover
 from airfreight.ledger import Ledger
 from airfreight.ledger_rules import Target
-from airfreight.ledger_store import open_ledger
+from airfreight.ledger_store import open_ledger, window_now
 from airfreight.observation import Failed, Ready, failure_error
 from airfreight.served_model import ServedModel
 from airfreight.serving import parse_serving
@@ -197,8 +197,9 @@ class Bench:
         def server(_: str) -> ChatServer:
             return ChatServer(self.url)
 
-        model = ServedModel(self.kubernetes, Target(self.namespace, NAME), server, say=self.said.append)
-        return Handover(model, self.ledger, run, window=lambda: False)
+        target = Target(self.namespace, NAME)
+        model = ServedModel(self.kubernetes, target, server, say=self.said.append)
+        return Handover(model, self.ledger, run, window=lambda: window_now(f"s3://{self.bucket}/", target))
 
     def request(self, version: str, **serving: Any) -> Request:
         block = parse_serving({"runtime": self.runtime, **SMALL, **serving})
