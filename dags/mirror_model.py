@@ -19,7 +19,7 @@ registry, registry to bucket. Nothing is served. A run with the same request mov
 | task | what it does | when it fails |
 |---|---|---|
 | `resolve` | checks the request, turns a tag into a digest, lists the files, writes the plan; with `dry_run` the run ends here | source or destination malformed; no such image or version; no login for a registry (`registry_secret`); a registry at plain http that `plain_http_registries` does not name |
-| `mirror` | copies; every byte is compared with its digest before it becomes visible | no right to push; registry, bucket or network down. Clear it: what is there is not sent again |
+| `mirror` | copies what `resolve` found, wherever its tag points by now; every byte is compared with its digest before it becomes visible | no right to push; registry, bucket or network down. Clear it: what is there is not sent again |
 | `verify` | reads the copy again, every byte of it | exit code 3: the sentence names wrong, missing and extra files; do not serve that copy |
 
 | from | to | what stays the same |
@@ -70,7 +70,7 @@ with DAG(
         role=PUBLISHER,
         arguments=[
             "copy",
-            "{{ airfreight.mirror_source(params) }}",
+            resolve.output["origin"],  # by digest: a tag may be moved meanwhile
             "{{ airfreight.mirror_destination(params) }}",
             *files,
         ],
@@ -82,5 +82,3 @@ with DAG(
         arguments=["verify", mirror.output["artifact"]],
         execution_timeout=timedelta(hours=24),
     )
-
-    resolve >> mirror

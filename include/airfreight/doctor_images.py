@@ -14,7 +14,7 @@ from airfreight.cluster_facts import delivery_facts
 from airfreight.delivery import PREFERENCE, Facts, Mode, objection
 from airfreight.doctor import Check, Place, State
 from airfreight.errors import AirfreightError, RequestError
-from airfreight.pull_auth import PULL_SECRET, secret_fault
+from airfreight.pull_auth import MALFORMED, PULL_SECRET, secret_fault
 from airfreight.rendering import MODEL_SERVICE_ACCOUNT
 from airfreight.stores.oci.reference import OciRoot, parse_image, parse_oci
 
@@ -145,9 +145,11 @@ def _pull_login(cluster: Cluster, namespace: str, registry: str, wanted: str) ->
     secrets = {name: cluster.get(SECRETS, namespace, name) for name in names}
     faults = {name: secret_fault(secret, name, namespace, image) for name, secret in secrets.items()}
     good = [name for name, fault in faults.items() if fault is None]
-    if good:
+    # With one of these the kubelet pulls nothing, whatever the others hold (`pull_auth`).
+    malformed = next((fault for fault in faults.values() if fault and MALFORMED in fault), None)
+    if good and not malformed:
         return Check(title, State.OK, f"Secret {good[0]} has one for {registry}")
-    spoilt = next((fault for name, fault in faults.items() if fault and (wanted == name or secrets[name])), None)
+    spoilt = malformed or next((fault for name, fault in faults.items() if fault and (wanted == name or secrets[name])), None)
     if spoilt:
         what, _, remedy = spoilt.rstrip(".").partition("; ")
         return Check(title, State.MISSING, what, remedy)

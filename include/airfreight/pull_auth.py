@@ -1,8 +1,10 @@
 """May the nodes pull this image? Asked before the deploy, with the login that the kubelet would use.
 
 The kubelet takes the Secrets that the pod's service account lists in `imagePullSecrets`, and of them every entry whose
-key matches the image; it tries one after the other, and without any it pulls as nobody. So the same is done here: read
-these Secrets, find the entries, ask the registry for the image. What may not be read is said to be not checked.
+key matches the image; it tries one after the other, whatever the registry says to the one before, and without any it
+pulls as nobody. So the same is done here: read these Secrets, find the entries, ask the registry for the image. One
+malformed entry, of whatever registry, and the kubelet pulls nothing at all for the pod, so that is refused beforehand.
+What may not be read is said to be not checked.
 
     apiVersion: v1
     kind: Secret
@@ -10,7 +12,8 @@ these Secrets, find the entries, ask the registry for the image. What may not be
     metadata: {name: airfreight-pull}
     data: {".dockerconfigjson": base64 of {"auths": {"registry.example": {"username": ..., "password": ...}}}}
 
-Source: Kubernetes v1.34 `pkg/credentialprovider/keyring.go` (URLsMatch) and `config.go`.
+Source: Kubernetes v1.34 `pkg/credentialprovider`: `keyring.go` (URLsMatch), `config.go` (DockerConfigEntry) and
+`secrets/secrets.go` (MakeDockerKeyring); `pkg/kubelet/images/image_manager.go` (EnsureImageExists).
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
 PULL_SECRET = "airfreight-pull"  # noqa: S105 - a name
 SECRET_TYPE = "kubernetes.io/dockerconfigjson"  # noqa: S105 - a type
+MALFORMED = "holds a malformed login for"
 _KEY = ".dockerconfigjson"
 _DOCKER_HUB = frozenset({"docker.io", "index.docker.io", "registry-1.docker.io"})
 # A registry that is down does not end a deploy: the nodes ask it again for as long as it takes.
@@ -47,10 +51,10 @@ _RECIPE, _BASE = "airfreight.dev/recipe", "airfreight.dev/base"
 
 @dataclass(frozen=True)
 class Login:
-    """One entry of a pull Secret. `auth` is what stands behind the key, and a secret."""
+    """One entry of a pull Secret. `auth` is its user name and password, as the kubelet reads them, and a secret."""
 
     secret: str
-    auth: Mapping[str, Any]
+    auth: Mapping[str, str]
 
     def __repr__(self) -> str:
         return f"Login({self.secret!r})"
@@ -78,8 +82,8 @@ def look(cluster: Cluster, namespace: str, image: OciImage, wanted: str, setting
         image: by digest.
         wanted: name of a pull Secret that must be there, or "".
     Raises:
-        RequestError: the Secret is missing, of a wrong type or without a login for this registry, the registry refuses
-            the login, or has no such image.
+        RequestError: the Secret is missing, of a wrong type or without a login for this registry, a login in it is
+            malformed, the registry refuses the login, or has no such image.
     """
     names = _listed(cluster, namespace, wanted)
     logins: list[Login] = []
@@ -92,6 +96,8 @@ def look(cluster: Cluster, namespace: str, image: OciImage, wanted: str, setting
             unread.append(name)
             continue
         fault = secret_fault(secret, name, namespace, image.name)
+        if fault and secret is not None and _spoilt(secret) is not None:  # no other Secret helps
+            raise RequestError(fault)
         faults += [fault] if fault else []
         logins += [] if fault or secret is None else logins_for(secret, name, image.name)
     if faults and wanted and not logins:
@@ -120,6 +126,9 @@ def secret_fault(secret: Mapping[str, Any] | None, name: str, namespace: str, im
     auths = _auths(secret)
     if auths is None:
         return f"{start} holds no docker config under {_KEY}; make it anew: {make}."
+    spoilt = _spoilt(secret)
+    if spoilt is not None:
+        return f"{start} {MALFORMED} {spoilt}; make it anew: {make}."
     if not any(matches(key, image) for key in auths):
         there = ", ".join(sorted(auths)) or "nobody"
         return f"{start} has a login for {there} and none for {registry}; make it with one: {make}."
@@ -130,7 +139,7 @@ def logins_for(secret: Mapping[str, Any], name: str, image: str) -> list[Login]:
     """Return the entries of a pull Secret that the kubelet would try for an image, the longest key first."""
     auths = _auths(secret) or {}
     keys = sorted((key for key in auths if matches(key, image)), key=len, reverse=True)
-    return [Login(name, auths[key]) for key in keys if isinstance(auths[key], Mapping)]
+    return [Login(name, auth) for key in keys if (auth := _auth(auths[key])) is not None]
 
 
 def matches(key: str, image: str) -> bool:
@@ -172,6 +181,7 @@ def _ask(
     """Ask the registry with each login, or as nobody; the first that gets the image decides."""
     from airfreight.stores.oci.oci_errors import DeniedError
 
+    refused: RequestError | None = None
     for login in logins or (None,):
         try:
             seen = _PATIENCE.call(partial(_described, image, login, settings))
@@ -179,8 +189,14 @@ def _ask(
             return Seen(None, None, f"Image: not checked, because the registry cannot be asked ({error.message})")
         except DeniedError:
             continue
+        except RequestError as error:
+            # A registry may answer 404 for what this login may not see, and the next one may.
+            refused = refused or error
+            continue
         who = f"the login of Secret {login.secret}" if login else "everybody"
         return replace(seen, note=f"Image: {image.registry} gives it to {who}{seen.note}.")
+    if refused is not None:
+        raise refused
     raise RequestError(faults[0] if faults else _refusal(image, [login.secret for login in logins], namespace))
 
 
@@ -251,3 +267,31 @@ def _auths(secret: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     auths = content.get("auths") if isinstance(content, dict) else None
     return auths if isinstance(auths, dict) else None
+
+
+def _spoilt(secret: Mapping[str, Any]) -> str | None:
+    """Return the key of a malformed login; None where there is none, or the kubelet does not read such a Secret."""
+    auths = (_auths(secret) or {}) if secret.get("type") == SECRET_TYPE else {}
+    return next((key for key in sorted(auths) if _auth(auths[key]) is None), None)
+
+
+def _auth(entry: object) -> dict[str, str] | None:
+    """Read one entry of `auths` as the kubelet does: `auth` before all else, line ends in it and no padding are well.
+
+    Returns:
+        User name and password, either may be empty; None for what is no login.
+    """
+    if not isinstance(entry, Mapping):
+        return None
+    given = {key: entry.get(key) or "" for key in ("username", "password", "auth")}
+    if not all(isinstance(value, str) for value in given.values()):
+        return None
+    auth = given.pop("auth").replace("\r", "").replace("\n", "")
+    if not auth:
+        return given
+    try:
+        decoded = base64.b64decode(auth + "=" * (-len(auth) % 4), validate=True).decode()
+    except (ValueError, binascii.Error):
+        return None
+    username, colon, password = decoded.partition(":")
+    return {"username": username, "password": password} if colon else None

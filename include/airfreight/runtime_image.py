@@ -29,7 +29,11 @@ _VARIABLE = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _FROM = re.compile(r"FROM\s+(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", re.IGNORECASE)
 _ARG = re.compile(r"ARG\s+(\w+)(?:=(\S+))?", re.IGNORECASE)
 _RUN = re.compile(r"^[ \t]*(?:ONBUILD[ \t]+)?RUN[ \t]", re.IGNORECASE | re.MULTILINE)
-_COPY_FROM = re.compile(r"(?:COPY|ADD|RUN)\s.*?(?:--from=|[, ]from=)([^\s,]+)", re.IGNORECASE)
+# The options of an instruction, which end before its first other word: `from=` in a shell line is none of them.
+_OPTIONS = re.compile(
+    r"""(?:ONBUILD\s+)?(?:COPY|ADD|RUN)\s+((?:--(?:"[^"]*"|'[^']*'|[^\s"'])+(?:\s+|$))*)""", re.IGNORECASE
+)
+_OTHER_IMAGE = re.compile(r"""\bfrom=["']?([^\s,"']+)""", re.IGNORECASE)
 
 
 def resolve(
@@ -118,7 +122,9 @@ def bases(text: str, arguments: Mapping[str, str]) -> list[OciImage]:
     Raises:
         RequestError: one of them is not pinned by a digest, or an argument in it has no value.
     """
-    lines = re.sub(r"\\[ \t]*\n", " ", text).splitlines()
+    # As buildah reads it: comments and empty lines do not end a line that goes on; nothing is put between its parts.
+    text = re.sub(r"^[ \t]*(?:#.*)?\n", "", text, flags=re.MULTILINE)
+    lines = re.sub(r"\\[ \t]*\n", "", text).splitlines()
     known: dict[str, str] = {}
     stages: set[str] = {"scratch"}
     found: list[OciImage] = []
@@ -130,8 +136,9 @@ def bases(text: str, arguments: Mapping[str, str]) -> list[OciImage]:
             if name.lower() not in stages:
                 found.append(_pinned(name))
             stages.add((match[2] or "").lower())
-        elif (match := _COPY_FROM.match(line)) and not match[1].isdigit() and match[1].lower() not in stages:
-            found.append(_pinned(_filled(match[1], known)))
+        elif match := _OPTIONS.match(line):
+            names = [_filled(other[1], known) for other in _OTHER_IMAGE.finditer(match[1])]
+            found += [_pinned(name) for name in names if not name.isdigit() and name.lower() not in stages]
     return found
 
 

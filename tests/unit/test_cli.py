@@ -456,6 +456,7 @@ def test_an_image_goes_from_registry_to_registry_as_it_is(line: Line) -> None:
         assert (planned["artifact"], planned["published"]) == (
             f"oci://{there.host}/mirror/acme/pong@{first['image_digest']}", False,
         )  # fmt: skip
+        assert planned["origin"] == first["artifact"], "wherever the tag points by the time of the copy"
         mirrored = line("copy", tagged, root)
         assert "the image is copied unchanged; signatures and attestations beside it stay" in line.output()[0]
         assert (mirrored["artifact"], mirrored["image_digest"]) == (planned["artifact"], first["image_digest"])

@@ -443,14 +443,18 @@ def test_roll_back_is_told_the_cause(deliver: DAG) -> None:
 def test_a_buckets_model_becomes_an_image_on_the_sites_base_and_an_image_keeps_its_own(bag: DagBag) -> None:
     dag = bag.dags["mirror_model"]
     request = {"source": "s3://weights/llm/acme/pong/41ab6c1b1c1f/", "destination": ""}
-    assert rendered(dag, "mirror", request) == [
+    assert rendered(dag, "mirror", request, resolve={"origin": request["source"]}) == [
         *("copy", request["source"], "oci://registry.example/models/", "--base", SITE["MODELCAR_BASE"]),
         *("--result", "/airflow/xcom/return.json"),
     ]
-    request = {"source": IMAGE, "destination": "oci://internal:5000/models/"}
-    assert rendered(dag, "mirror", request)[:4] == ["copy", IMAGE, "oci://internal:5000/models/", "--result"]
-    assert rendered(dag, "resolve", request)[:4] == ["resolve", IMAGE, "--store", "oci://internal:5000/models/"]
+    tag = "oci://registry.example/models/acme/pong:v1"
+    request = {"source": tag, "destination": "oci://internal:5000/models/"}
+    assert rendered(dag, "resolve", request)[:4] == ["resolve", tag, "--store", "oci://internal:5000/models/"]
+    found = {**RESOLVED, "origin": IMAGE}  # what the tag stood for then; `source` is where the model came from at first
+    mirror = rendered(dag, "mirror", request, resolve=found)
+    assert mirror[:4] == ["copy", IMAGE, "oci://internal:5000/models/", "--result"]
     assert rendered(dag, "verify", request, mirror={"artifact": IMAGE})[:2] == ["verify", IMAGE]
+    assert dag.get_task("mirror").upstream_task_ids == {"resolve"}
 
 
 @pytest.mark.usefixtures("site")

@@ -56,8 +56,12 @@ def report(cluster: FakeCluster, root: str, base: str = "", pull_secret: str = "
     return {check.title: check for check in checks}
 
 
+def _encoded(logins: Thing) -> str:
+    return base64.b64encode(json.dumps({"auths": logins}).encode()).decode()
+
+
 def login(host: str) -> Thing:
-    data = base64.b64encode(json.dumps({"auths": {host: {"auth": "eDp5"}}}).encode()).decode()
+    data = _encoded({host: {"auth": "eDp5"}})
     return {"type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": data}}
 
 
@@ -101,6 +105,20 @@ def test_pull_logins() -> None:
         assert check.detail == "the service account airfreight-model does not list other"
         check = report(FakeCluster(secrets={"airfreight-pull": login("other.example")}), root)[title]
         assert check.state is State.MISSING and f"none for {registry.host}" in check.detail
+
+
+def test_a_malformed_login_spoils_the_good_one_beside_it() -> None:
+    with Registry() as registry:
+        spoilt = {
+            "type": "kubernetes.io/dockerconfigjson",
+            "data": {".dockerconfigjson": _encoded({"x": {"auth": "?"}})},
+        }
+        cluster = FakeCluster(secrets={"airfreight-pull": login(registry.host), "other": spoilt})
+        cluster.things["serviceaccounts"]["airfreight-model"]["imagePullSecrets"].append({"name": "other"})
+        check = report(cluster, f"oci://{registry.host}/models/")["pull login in models"]
+    assert check.state is State.MISSING
+    assert check.detail == "Secret other in namespace models holds a malformed login for x"
+    assert check.remedy.startswith("make it anew: kubectl -n models")
 
 
 def test_what_may_not_be_read_is_unseen() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from airfreight import cli
+from airfreight import cli, prechecks
 from airfreight.buildah import Buildah
 from airfreight.environment import RegistrySettings
 from airfreight.errors import IntegrityError, RequestError, TemporaryError
@@ -261,6 +261,26 @@ def test_the_command(
     said = capsys.readouterr().out
     assert "acme/Pong goes to the repository models/acme/pong: registries take small letters only" in said
     assert "layer 1 of 3, model-1.safetensors: buildah writes" in said
+
+
+def test_a_layer_above_the_registrys_limit_is_refused_before_anything_is_built(
+    log: Path,
+    tmp_path: Path,
+    registry: Registry,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(prechecks, "LAYER_LIMITS", ((registry.host.partition(":")[0], 32 * 1024),))
+    assert cli.main(["build", f"file://{model}/", f"oci://{registry.host}/models/"]) == 2
+    assert capsys.readouterr().err == (
+        f"airfreight: hf://acme/Pong@{COMMIT}: model-1.safetensors would make a layer of 77.0 KiB and the registry "
+        f"{registry.host} takes 32.0 KiB: choose a model in smaller shards, or another destination.\n"
+    )
+    assert not log.exists()
+    assert registry.requests == []
 
 
 def test_the_command_without_root(

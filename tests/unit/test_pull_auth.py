@@ -14,7 +14,7 @@ from airfreight.errors import RequestError
 from airfreight.pull_auth import Seen, logins_for, look, matches, secret_fault
 from airfreight.stores.oci.reference import OciImage
 from airfreight.stores.oci.registry import OCI_INDEX, OCI_MANIFEST
-from tests.standins.registry import Registry
+from tests.standins.registry import Fault, Registry
 
 Thing = dict[str, Any]
 SETTINGS = RegistrySettings("/nowhere/config.json")
@@ -26,6 +26,16 @@ def secret(*hosts: str, wrong: bool = False, kind: str = "") -> Thing:
     auths = {host: {"username": "puller", "password": "wrong" if wrong else "right"} for host in hosts}
     data = base64.b64encode(json.dumps({"auths": auths}).encode()).decode()
     return {"type": kind or "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": data}}
+
+
+def holding(**auths: object) -> Thing:
+    """A Secret with entries as somebody wrote them."""
+    data = base64.b64encode(json.dumps({"auths": auths}).encode()).decode()
+    return {"type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": data}}
+
+
+def encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
 
 
 class FakeCluster:
@@ -121,6 +131,67 @@ def test_the_second_of_two_logins_may_be_the_right_one() -> None:
         image = publish(registry)
         both = {"old": secret(registry.host, wrong=True), "new": secret(registry.host)}
         assert "login of Secret new" in seen(FakeCluster("old", "new", **both), image).note
+
+
+def test_the_second_of_two_logins_may_see_what_is_hidden_from_the_first() -> None:
+    with Registry(auth="basic", accounts={"puller": "right"}) as registry:
+        image = publish(registry)
+        both = {"old": secret(registry.host), "new": secret(registry.host)}
+        registry.faults.append(Fault("status", "HEAD", match="/manifests/", status=404))
+        assert "login of Secret new" in seen(FakeCluster("old", "new", **both), image).note
+        registry.faults.append(Fault("status", "HEAD", match="/manifests/", status=404))
+        both["new"] = secret(registry.host, wrong=True)
+        said = refusal(FakeCluster("old", "new", **both), image)
+        assert said == (
+            f"The registry {registry.host} has no image {image.name}; publish the model again, or correct the artifact."
+        )
+
+
+MALFORMED = [
+    {"auth": "%%"},
+    {"auth": encoded("puller")},
+    {"auth": encoded("puller:right")[:-3]},
+    {"username": ["puller"]},
+    {"auth": 7},
+    "puller:right",
+    None,
+]
+
+
+@pytest.mark.parametrize("entry", MALFORMED)
+def test_a_malformed_login_is_said_with_its_secret_even_beside_a_good_one(entry: object) -> None:
+    """The kubelet reads all of a pod's pull Secrets or none, so the good one would not help."""
+    with Registry(auth="basic", accounts={"puller": "right"}) as registry:
+        image = publish(registry)
+        for host in (registry.host, "other.example"):
+            for others in ({}, {"good": secret(registry.host)}):
+                cluster = FakeCluster(*others, "pull", **others, pull=holding(**{host: entry}))
+                assert refusal(cluster, image) == (
+                    f"Secret pull in namespace models holds a malformed login for {host}; make it anew: kubectl -n "
+                    f"models create secret docker-registry pull --docker-server={registry.host} "
+                    "--docker-username=NAME --docker-password=PASSWORD."
+                )
+        assert registry.counted("HEAD") == 0
+
+
+@pytest.mark.parametrize(
+    "auth", [encoded("puller:right!"), encoded("puller:right!") + "\n", encoded("puller:right!").rstrip("=")]
+)
+def test_what_the_kubelet_reads_is_no_malformed_login(auth: str) -> None:
+    assert auth != encoded("puller:right!") or auth.endswith("="), "else nothing is shown about padding"
+    with Registry(auth="basic", accounts={"puller": "right!"}) as registry:
+        image = publish(registry)
+        cluster = FakeCluster("pull", pull=holding(**{registry.host: {"auth": auth, "username": "other"}}))
+        assert "gives it to the login of Secret pull" in seen(cluster, image).note
+
+
+@pytest.mark.parametrize("entry", [{}, {"identitytoken": "right"}])
+def test_a_login_without_user_and_password_is_refused_by_its_secret(entry: Thing) -> None:
+    """The kubelet knows no tokens."""
+    with Registry(auth="basic", accounts={"puller": "right"}) as registry:
+        image = publish(registry)
+        said = refusal(FakeCluster("pull", pull=holding(**{registry.host: entry})), image)
+        assert "to the login of Secret pull in namespace models; correct its user name and password" in said
 
 
 def test_a_secret_the_service_account_does_not_list() -> None:

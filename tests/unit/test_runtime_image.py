@@ -27,6 +27,7 @@ SETTINGS = RegistrySettings("/nonexistent/config.json")
 FAST = Patience(attempts=1)
 DIGEST = f"sha256:{'a' * 64}"
 BASE = f"registry.example/vllm@{DIGEST}"
+TOOLS = f"registry.example/tools@{DIGEST}"
 
 
 @pytest.fixture
@@ -75,6 +76,13 @@ def test_offline_takes_a_digest_and_no_tag() -> None:
         (f"FROM {BASE} AS tools\nFROM scratch\nCOPY --from=tools /a /b\nCOPY --from=0 /a /b", {}, [BASE]),
         (f"FROM scratch\nRUN --mount=type=bind,from={BASE},target=/x ls", {}, [BASE]),
         ("# FROM registry.example/old:v1\nFROM scratch", {}, []),
+        (f"FROM scratch\nRUN --mount=from={BASE} --mount=type=bind,from={TOOLS} ls", {}, [BASE, TOOLS]),
+        (f"FROM scratch\nONBUILD COPY --chown=1 --from={BASE} /a /b", {}, [BASE]),
+        (f'FROM scratch\nRUN --mount="type=bind,from={BASE}" ls', {}, [BASE]),
+        (f"FROM scratch\nRUN --mount=type=cache,target=/c \\\n# a word\n\n  --mount=from={BASE} ls", {}, [BASE]),
+        (f"FROM scratch\nRUN --mount=type=bind,\\\nfrom={BASE} ls", {}, [BASE]),
+        (f"FROM {BASE} AS a\nARG S=a\nRUN --mount=from=a --mount=from=$S ls\nCOPY --from=A /x /y", {}, [BASE]),
+        ("FROM scratch\nRUN fetch --from=there, from=here", {}, []),
     ],
 )
 def test_what_a_containerfile_stands_on(text: str, arguments: dict[str, str], found: list[str]) -> None:
@@ -89,6 +97,15 @@ def test_what_a_containerfile_stands_on(text: str, arguments: dict[str, str], fo
         ("FROM vllm/vllm-openai:v1", "'vllm' has neither a dot nor a port"),
         ("ARG BASE\nFROM ${BASE}", r"stands on \$\{BASE\}, and BASE has no value: add --base-arg BASE=registry/image@"),
         ("FROM scratch\nCOPY --from=registry.example/x:v1 /a /b", "is not pinned"),
+        (
+            f"FROM scratch\nRUN --mount=from={BASE} --mount=from=r.example/b:v1 ls",
+            r"^The base 'r\.example/b:v1' is not",
+        ),
+        (
+            "FROM scratch\nONBUILD COPY --from=r.example/b:latest /a /b",
+            r"^The base 'r\.example/b:latest' is not pinned",
+        ),
+        ("FROM scratch\nonbuild run --mount=type=bind,from=r.example/b:v1 ls", r"^The base 'r\.example/b:v1' is not"),
     ],
 )
 def test_a_base_that_is_not_pinned(text: str, sentence: str) -> None:

@@ -58,7 +58,7 @@ def build(
     from airfreight.environment import licence_deny
     from airfreight.modelcar import ModelcarBuild
     from airfreight.patterns import Patterns
-    from airfreight.places import Registries, image_place, open_source
+    from airfreight.places import Registries, image_place, limits_of, open_source
     from airfreight.prechecks import Rules, check_publishable, unsafe_files
     from airfreight.progress import Progress
     from airfreight.retry import Patience
@@ -80,7 +80,7 @@ def build(
     model = open_source(origin, Patterns(), patience, reading, registries)
     manifest = patience.call(model.manifest)
     rules = Rules.of(licence_deny(), allow_unsafe)
-    check_publishable(manifest, rules, patience.call(model.facts))
+    check_publishable(manifest, rules, patience.call(model.facts), limits_of(root, manifest))
     place = image_place(root, manifest)
     if isinstance(root, OciRoot) and root.path + manifest.repo_id != place.repository:
         typer.echo(f"{manifest.repo_id} goes to the repository {place.repository}: registries take small letters only")

@@ -101,6 +101,8 @@ def resolve(
         **plans[0][0].result(),
         "revision": origin.revision if isinstance(origin, HubModel) else None,
         "repo_id": job.manifest.repo_id,
+        # What a copy is to read: where a branch or a tag pointed now. `source` is where an image's model came from.
+        "origin": job.manifest.source if isinstance(job.origin, HubModel) else str(job.origin),
         "artifact": artifacts[0] if artifacts else None,
         "artifacts": artifacts,
         "published": all(sealed and plan.reused_files == plan.files for plan, sealed in plans),
