@@ -149,7 +149,9 @@ def _pull_login(cluster: Cluster, namespace: str, registry: str, wanted: str) ->
     malformed = next((fault for fault in faults.values() if fault and MALFORMED in fault), None)
     if good and not malformed:
         return Check(title, State.OK, f"Secret {good[0]} has one for {registry}")
-    spoilt = malformed or next((fault for name, fault in faults.items() if fault and (wanted == name or secrets[name])), None)
+    spoilt = malformed or next(
+        (fault for name, fault in faults.items() if fault and (wanted == name or secrets[name])), None
+    )
     if spoilt:
         what, _, remedy = spoilt.rstrip(".").partition("; ")
         return Check(title, State.MISSING, what, remedy)

@@ -51,7 +51,7 @@ def split_prompt(line: str) -> tuple[str, str]:
         raise ValueError(f"{line!r} is no question with an answer; write a question, {ARROW} and a regular expression.")
     try:
         re.compile(expect)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(
             f"{expect!r} is no regular expression ({error}); correct it, or put a backslash before what is meant as it "
             "stands."

@@ -2,6 +2,7 @@
 
 2/7 files, 12.3 of 24.0 MiB, 8.1 MiB/s, ETA 2 s, 1 retry
 done: 7/7 files (2 already there), 16.2 MiB moved in 3 s, 5.4 MiB/s, 1 retry
+done: 5/5 blobs, 16.2 MiB moved in 3 s, 5.4 MiB/s            (of an image that is mirrored: its layers and its config)
 """
 
 from __future__ import annotations
@@ -41,12 +42,17 @@ class Progress:
         self._lock = threading.Lock()
         self._files = self._done = self._reused = self._retries = 0
         self._size = self._present = self._moved = 0
+        self._called = "files"
         self._started = self._last = clock()
 
-    def start(self, files: int, size: int, reused_files: int, reused_size: int) -> None:
-        """Begin: `files` and `size` (bytes) are those of the whole model, of which some are in the store already."""
+    def start(self, files: int, size: int, reused_files: int, reused_size: int, called: str = "files") -> None:
+        """Begin: `files` and `size` (bytes) are those of the whole model, of which some are in the store already.
+
+        Args:
+            called: what is counted, where it is not files.
+        """
         with self._lock:
-            self._files, self._size = files, size
+            self._files, self._size, self._called = files, size, called
             self._done = self._reused = reused_files
             self._present = reused_size
             self._started = self._last = self._clock()
@@ -89,7 +95,7 @@ class Progress:
             seconds = self._clock() - self._started
             there = f" ({self._reused} already there)" if self._reused else ""
             self._write(
-                f"done: {self._done}/{self._files} files{there}, {_mib(self._moved)} MiB moved in "
+                f"done: {self._done}/{self._files} {self._called}{there}, {_mib(self._moved)} MiB moved in "
                 f"{_seconds(seconds)}, {_mib(self._rate(seconds))} MiB/s{self._retry_text()}"
             )
 
@@ -99,8 +105,8 @@ class Progress:
         left = self._size - present
         eta = _seconds(left / rate) if rate > 0 else "unknown"
         return (
-            f"{self._done}/{self._files} files, {_mib(present)} of {_mib(self._size)} MiB, {_mib(rate)} MiB/s, "
-            f"ETA {eta}{self._retry_text()}"
+            f"{self._done}/{self._files} {self._called}, {_mib(present)} of {_mib(self._size)} MiB, "
+            f"{_mib(rate)} MiB/s, ETA {eta}{self._retry_text()}"
         )
 
     def _rate(self, seconds: float) -> float:

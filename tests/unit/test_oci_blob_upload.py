@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from airfreight.environment import RegistrySettings
@@ -348,6 +349,28 @@ class TestWhole:
         assert not registry.uploads
         send(repository.begin_upload(len(BYTES)))
         assert registry.counted("PATCH") == 3
+
+    def test_the_answer_may_take_as_long_as_that_to_a_finished_blob(
+        self, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A registry moves what it got before it answers; one that says nothing for longer than that is given up."""
+        timeout = httpx2.Timeout(0.3)  # what stands for the 60 s of other requests
+        settings = RegistrySettings(str(tmp_path / "none"))
+        repository = Repository(OciImage(registry.host, "acme/pong"), settings, timeout)
+        send(repository.begin_upload(len(BYTES)))  # and now it is known that this registry takes no chunks
+        data = BYTES[:1000]
+        digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+        registry.faults.append(Fault("stall", "PATCH", seconds=1.0))
+        upload = repository.begin_upload(len(data))
+        upload.append(data, 0)
+        upload.finish(digest)
+        assert registry.blobs[digest] == data
+        monkeypatch.setattr("airfreight.stores.oci.blob_upload.FINISH_TIMEOUT", timeout)
+        registry.faults.append(Fault("stall", "PATCH", seconds=1.0))
+        upload = repository.begin_upload(len(data))
+        upload.append(data, 0)
+        with pytest.raises(LostError, match="said nothing for 0 s"):
+            upload.finish(digest)
 
     def test_what_breaks_it_loses_all(self, registry: Registry, repository: Repository) -> None:
         send(repository.begin_upload(len(BYTES)))

@@ -314,6 +314,22 @@ class TestRefused:
         assert "is no archive that can be read (" in message
         assert "build the image again, with layers of plain tar." in message
 
+    def test_more_files_than_any_model_has(
+        self, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("airfreight.stores.oci.tar_scan.MEMBERS_LIMIT", 2)
+        layer = packed(tar({f"models/{number}": b"" for number in range(3)}))
+        message = sentence(RequestError, folder(registry, Image([layer]).place(registry), tmp_path).listing)
+        assert " holds more than 2 files, or more than 64 MiB of names: build the image again, with nothing" in message
+
+    @pytest.mark.parametrize("size", [b"1" * 4997, b"1" * 21])
+    def test_a_number_of_many_digits(self, registry: Registry, tmp_path: Path, size: bytes) -> None:
+        info = tarfile.TarInfo("models/a")
+        info.pax_headers = {"size": size.decode()}
+        layer = packed(info.tobuf(tarfile.PAX_FORMAT))
+        message = sentence(RequestError, folder(registry, Image([layer]).place(registry), tmp_path).listing)
+        assert "is no archive that can be read (it has a size that is no number)" in message
+
     def test_an_archive_that_ends_too_early(self, registry: Registry, tmp_path: Path) -> None:
         layers = [tar({"models/a": bytes(300_000)})[:200_000], model_layers()[-1]]
         image = Image(layers, {MANIFEST_SHA256: describe(MODEL).sha256})

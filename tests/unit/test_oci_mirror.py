@@ -79,7 +79,7 @@ def test_the_digest_stays(here: Registry, there: Registry, open_at: Callable[...
     assert there.manifests["mirror/pong", digest] == here.manifests["acme/pong", digest]
     assert there.tags["mirror/pong", "v2"] == digest
     assert set(there.blobs) == set(here.blobs)
-    assert lines[-1].startswith("done: 4/4 files, ")
+    assert lines[-1].startswith("done: 4/4 blobs, "), "one of them is the config: they are no files"
     assert not there.uploads
 
 
@@ -121,6 +121,22 @@ def test_an_index_with_all_its_images(here: Registry, there: Registry, open_at: 
     done = mirror(open_at(here), "v1", open_at(there), "v1", FAST)
     assert done.image.digest == index
     assert set(there.manifests) == {("acme/pong", digest) for digest in (amd, arm, index)}
+
+
+def test_a_layer_that_the_destination_is_known_to_refuse_is_refused_before_anything_moves(
+    here: Registry, there: Registry, open_at: Callable[..., Repository], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image(LAYERS).place(here, tag="v1")
+    monkeypatch.setattr("airfreight.prechecks.LAYER_LIMITS", (("127.0.0.1", 2 * MIB),))
+    message = sentence(RequestError, lambda: mirror(open_at(here), "v1", open_at(there), "v1", FAST))
+    layer = f"sha256:{hashlib.sha256(LAYERS[0]).hexdigest()}"
+    assert message == (
+        f"oci://{here.host}/acme/pong has a layer {layer[:19]}… of 3.0 MiB and the registry {there.host} takes 2.0 "
+        "MiB: build the image again with smaller layers, or choose another destination."
+    )
+    assert here.counted("GET", "blobs") == there.counted("POST") == 0
+    there.put_blob("acme/pong", LAYERS[0])
+    assert mirror(open_at(here), "v1", open_at(there), "v1", FAST).reused_blobs == 1, "what is there was taken"
 
 
 def test_on_the_same_registry_blobs_are_mounted(here: Registry, open_at: Callable[..., Repository]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,15 +12,19 @@ import pytest
 from airfreight.errors import IntegrityError, RequestError
 from airfreight.leases import Tenure
 from airfreight.manifest import ManifestFile
+from airfreight.stores.oci.folder import OciFolder
 from airfreight.stores.oci.image import PlacedLayer, assemble
 from airfreight.stores.oci.layers import manifest_layer, plan
-from airfreight.stores.oci.records import Ledger, MemoryShelf
-from airfreight.stores.oci.registry import OCI_MANIFEST, Repository
+from airfreight.stores.oci.records import Ledger, MemoryShelf, Note
+from airfreight.stores.oci.reference import parse_image
+from airfreight.stores.oci.registry import OCI_LAYER, OCI_MANIFEST, Repository
 from airfreight.stores.oci.store import OciStore
 from airfreight.stores.oci.uploads import part_size_for
 from airfreight.transfer import Store, copy, seal
+from airfreight.verify import verify
+from tests.standins.images import packed, tar
 from tests.standins.registry import Fault, Registry
-from tests.unit.memory_store import MemorySource, describe
+from tests.unit.memory_store import COMMIT, MemorySource, describe
 from tests.unit.oci_yard import FAST, MODEL, NO_LOGINS, SIZE, Yard, carry, paths_in, unpacked
 from tests.unit.store_contract import CONTENTS, StoreContract, put_all
 
@@ -153,6 +158,7 @@ def test_a_note_is_only_believed_where_the_registry_has_the_blob(yard: Yard) -> 
     copy(source, yard.store(describe(MODEL)), patience=FAST)
     assert {path for path, _ in source.opened} == {"model-1.safetensors"}
     assert yard.files(store)["model-1.safetensors"] == MODEL["model-1.safetensors"]
+    assert len(yard.registry.manifests) == 1, "the digest stayed"
 
 
 class KilledError(Exception):
@@ -374,6 +380,146 @@ def test_layers_that_buildah_wrote_are_never_taken_for_ours(yard: Yard) -> None:
     put_by_buildah(yard)
     store = carry(yard, BUMPED, NEXT)
     assert yard.files(store) == {**BUMPED, "airfreight.json": describe(BUMPED, NEXT).canonical}
+
+
+def pack_again(yard: Yard, tag: str, repository: str = "models/acme/pong", count: int = 99) -> str:
+    """Put the image of `MODEL` under another tag as a tool that packs layers does, every annotation kept."""
+    value = yard.document()
+    for layer in value["layers"][:count]:
+        data = packed(yard.registry.blobs[layer["digest"]])
+        layer |= {"mediaType": f"{OCI_LAYER}+gzip", "digest": yard.registry.put_blob(repository, data)}
+        layer["size"] = len(data)
+    for layer in [*value["layers"][count:], value["config"]]:
+        yard.registry.put_blob(repository, yard.registry.blobs[layer["digest"]])
+    return yard.registry.put_manifest(repository, OCI_MANIFEST, json.dumps(value).encode(), tag=tag)
+
+
+def seal_wrongly(yard: Yard) -> None:
+    """Place the image that was made where packed layers were taken for ours: it calls them plain, with plain sizes."""
+    manifest, placed = describe(MODEL), []
+    for layer in plan(manifest.files):
+        placed.append(PlacedLayer.of(layer, yard.registry.put_blob("models/acme/pong", packed(layer.key.encode()))))
+    image = assemble(manifest, placed)
+    for data in (*image.configs, manifest_layer(manifest)):
+        yard.registry.put_blob("models/acme/pong", data)
+    yard.registry.put_manifest("models/acme/pong", OCI_MANIFEST, image.top.data, tag=manifest.version)
+
+
+def check(yard: Yard, store: OciStore, contents: dict[str, bytes], commit: str = COMMIT) -> None:
+    """Every layer is what the image says of it, and every file what its manifest says."""
+    image = parse_image("", store.artifact)
+    for layer in yard.document(str(image.digest), image.repository)["layers"]:
+        assert layer["size"] == len(yard.registry.blobs[layer["digest"]])
+        assert layer["mediaType"] == OCI_LAYER
+    verify(OciFolder(image, NO_LOGINS), FAST).check()
+    assert yard.files(store) == {**contents, "airfreight.json": describe(contents, commit).canonical}
+
+
+@pytest.mark.parametrize("repository", ["models/acme/pong", "models/team-b/pong"])
+def test_layers_that_another_tool_packed_are_never_taken_for_ours(yard: Yard, repository: str) -> None:
+    carry(yard)
+    pack_again(yard, "packed", repository)
+    place = yard.image(repository, describe(BUMPED, NEXT).version)
+    check(yard, carry(yard, BUMPED, NEXT, image=place, ledger=Ledger.in_memory()), BUMPED, NEXT)
+
+
+@pytest.mark.parametrize("repository", ["models/acme/pong", "models/team-b/pong"])
+def test_a_note_of_another_size_is_not_believed(yard: Yard, repository: str) -> None:
+    """Neither here nor in another repository, although its blob has the size that it says."""
+    data = packed(b"another archive")
+    digest = yard.registry.put_blob(repository, data)
+    for layer in plan(describe(MODEL).files):
+        yard.ledger.keep(layer, Note(digest, len(data), f"{yard.registry.host}/{repository}"))
+    check(yard, carry(yard), MODEL)
+
+
+@pytest.mark.parametrize("ledger", ["kept", "gone"])
+def test_an_image_whose_layers_have_other_sizes_is_sealed_again(yard: Yard, ledger: str) -> None:
+    seal_wrongly(yard)
+    assert yard.store().sealed() is None
+    assert yard.store().artifact.endswith(f":{COMMIT[:12]}")
+    check(yard, carry(yard, ledger=Ledger.in_memory() if ledger == "gone" else None), MODEL)
+    assert yard.store().sealed() == describe(MODEL)
+
+
+def test_the_slices_of_an_image_whose_layers_have_other_sizes(yard: Yard) -> None:
+    seal_wrongly(yard)
+    manifest = describe(MODEL)
+    for bundle in yard.store(manifest).bundles(manifest.files):
+        copy(MemorySource(MODEL), yard.store(manifest), patience=FAST, share=bundle)
+    store = yard.store(manifest)
+    seal(manifest, store, FAST)
+    check(yard, store, MODEL)
+
+
+def test_another_version_whose_layers_have_other_sizes_is_not_overwritten(yard: Yard) -> None:
+    seal_wrongly(yard)
+    with pytest.raises(RequestError, match=r"already holds another manifest .* a version is never overwritten"):
+        carry(yard, BUMPED, NEXT, image=yard.image())
+
+
+@pytest.mark.parametrize("count", [99, 1], ids=["all", "one"])
+def test_a_tag_that_another_tool_packed_is_this_version_too(yard: Yard, count: int) -> None:
+    carry(yard)
+    digest = pack_again(yard, COMMIT[:12], count=count)
+    source, store = MemorySource(MODEL), yard.store(ledger=Ledger.in_memory())
+    result = copy(source, store, patience=FAST)
+    assert (result.moved_bytes, result.reused_files, source.opened) == (0, len(MODEL), [])
+    assert result.artifact == f"oci://{yard.registry.host}/models/acme/pong@{digest}"
+    assert store.facts()["sent_bytes"] == 0
+    again = yard.store(ledger=Ledger.in_memory())
+    assert seal(describe(MODEL), again, FAST) == result.artifact
+
+
+def test_a_tag_that_another_tool_packed_and_that_lost_a_layer_is_sealed_again(yard: Yard) -> None:
+    carry(yard)
+    pack_again(yard, COMMIT[:12])
+    yard.registry.links.remove(("models/acme/pong", yard.document()["layers"][0]["digest"]))
+    check(yard, carry(yard, ledger=Ledger.in_memory()), MODEL)
+
+
+def last_layer(yard: Yard, data: bytes) -> None:
+    """Replace the layer of the manifest in the image of `MODEL`."""
+    value = yard.document()
+    value["layers"][-1] |= {"digest": yard.registry.put_blob("models/acme/pong", data), "size": len(data)}
+    yard.registry.put_manifest("models/acme/pong", OCI_MANIFEST, json.dumps(value).encode(), tag=COMMIT[:12])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        packed(tar({"models/airfreight.json": bytes(3_000_000)})),
+        packed(b"x" * 100_000)[:100],
+        b"\x1f\x8b but no gzip",
+        b"no archive",
+        manifest_layer(describe(MODEL))[:1500],
+        tar({"models/other.json": b"{}"}),
+        tar({"models/airfreight.json": b"[]"}),
+    ],
+    ids=["bomb", "cut gzip", "no gzip", "no tar", "cut tar", "without", "no manifest"],
+)
+def test_a_last_layer_that_is_none(yard: Yard, data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    carry(yard)
+    last_layer(yard, data)
+    monkeypatch.setattr("airfreight.stores.oci.sealed_image.MANIFEST_LIMIT", 1_000_000)
+    with pytest.raises(
+        RequestError, match=r"holds no airfreight\.json of airfreight in its last layer: remove the tag"
+    ):
+        yard.store().sealed()
+
+
+def test_a_packed_last_layer_is_unpacked_within_bounds(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a few bytes of gzip become is never in memory as a whole."""
+    carry(yard)
+    last_layer(yard, packed(tar({"models/airfreight.json": bytes(64 * 1024 * 1024)})))
+    monkeypatch.setattr("airfreight.stores.oci.sealed_image.MANIFEST_LIMIT", 1024 * 1024)
+    tracemalloc.start()
+    try:
+        with pytest.raises(RequestError, match="in its last layer"):
+            yard.store().sealed()
+        assert tracemalloc.get_traced_memory()[1] < 16 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
 
 
 def test_more_weight_files_than_can_be_stacked(yard: Yard) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import typer
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from airfreight.manifest import Manifest
     from airfreight.places import Registries
     from airfreight.plan import Plan
-    from airfreight.prechecks import Facts, Rules
+    from airfreight.prechecks import Facts, Limits, Rules
     from airfreight.progress import Progress
     from airfreight.reading import FolderSource
     from airfreight.retry import Patience
@@ -101,7 +101,7 @@ def plan_of(job: Job, root: Root | None, registries: Registries) -> tuple[Plan, 
             held=[file.path for file in manifest.files] if there else [],
             rules=job.rules,
             facts=job.facts,
-            limits=limits_of(root, manifest),
+            limits=of_mirror(limits_of(root, manifest)),
         )
         return plan, there
     store = open_store(root, manifest, job.origin, tenure(), registries)
@@ -120,6 +120,11 @@ def plan_of(job: Job, root: Root | None, registries: Registries) -> tuple[Plan, 
         on_disk=isinstance(root, DirectoryRoot),
     )
     return plan, sealed is not None
+
+
+def of_mirror(limits: Limits) -> Limits:
+    """Leave out what holds for layers that we plan: a mirrored image has its own, and the mirror looks at those."""
+    return replace(limits, layer_bytes=None)
 
 
 def mirrored(job: Job, mirror: Mirror, share: Slice | None) -> dict[str, object]:

@@ -20,7 +20,7 @@ from airfreight.commands.images import (
     open_mirror,
     read_registries,
 )
-from airfreight.commands.jobs import facts_of, mirrored, plan_of, resolved, tenure
+from airfreight.commands.jobs import facts_of, mirrored, of_mirror, plan_of, resolved, tenure
 from airfreight.slices import parse_slice
 from airfreight.source import HubModel, parse_any_destination, parse_any_source, parse_artifact
 
@@ -160,7 +160,7 @@ def copy(
     typer.echo(f"{manifest.source}: {len(manifest.files)} files, {manifest.size / 1024**2:.1f} MiB")
     mirror = open_mirror(job.origin, root, manifest, registries, job.narrow)
     if mirror is not None:
-        check_publishable(manifest, job.rules, job.facts, limits)
+        check_publishable(manifest, job.rules, job.facts, of_mirror(limits))
         write_result(result, mirrored(job, mirror, share))
         return
     announce(root, manifest, registries, in_slices=share is not None)

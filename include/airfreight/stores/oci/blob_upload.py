@@ -276,7 +276,7 @@ class BlobUpload:
             if self._offset:
                 raise self._lost("it takes a layer only whole, and the connection broke")
             self._wire.ensure_fresh(self._wire.push, self._action)
-            self._pipe = WholeBody(self._wire, self._location, self._size, self._action)
+            self._pipe = WholeBody(self._wire, self._location, self._size, self._action, self._whole_timeout())
         try:
             self._pipe.put(part)
         except TemporaryError as error:
@@ -284,6 +284,11 @@ class BlobUpload:
             self._doubtful = True
             raise LostError(error.message) from error
         self._offset += len(part)
+
+    def _whole_timeout(self) -> httpx2.Timeout:
+        """Bytes that stop on their way are noticed as ever; the answer may take as long as that to a finished blob."""
+        timeout = self._wire.shared.client.timeout
+        return httpx2.Timeout(connect=timeout.connect, read=FINISH_TIMEOUT.read, write=timeout.write, pool=timeout.pool)
 
     def _end_whole(self) -> None:
         """Wait for the answer to a whole body; what broke only now, its last bytes still on their way, is lost too."""

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 from airfreight.errors import IntegrityError, RequestError
 from airfreight.stores.oci.registry import Repository
-from airfreight.stores.oci.tar_scan import BLOCK, Member, Scanner, TarError
+from airfreight.stores.oci.tar_scan import BLOCK, CrowdedError, Member, Scanner, TarError
 
 MIB = 1024 * 1024
 WINDOW = 64 * 1024  # bytes fetched at a header: a small file behind it comes along
@@ -88,7 +88,7 @@ class LayerReader:
         """Return what the layer holds, in order.
 
         Raises:
-            RequestError: it is no tar, or packed with zstd, or not there.
+            RequestError: it is no tar, or packed with zstd, or not there, or holds more than any model.
             IntegrityError: it was read in whole and has another digest.
             TemporaryError: it cannot be read now; what was read so far is kept for the next call.
         """
@@ -96,6 +96,10 @@ class LayerReader:
             try:
                 if not self._done:
                     self._scan()
+            except CrowdedError as error:
+                raise RequestError(
+                    f"The {self._where} {error}: build the image again, with nothing but the model in it."
+                ) from error
             except (TarError, zlib.error) as error:
                 raise RequestError(
                     f"The {self._where} is no archive that can be read ({error}): build the image again, with layers "

@@ -2,7 +2,7 @@
 
     GET  manifests/{tag or digest}       at the source: the image, or an index and its images, each verified
     HEAD manifests/{digest}              at the destination: is all there already?
-    HEAD blobs/{digest}                  then for each blob: is it there?
+    HEAD blobs/{digest}                  then for each blob: is it there? Those missing are small enough for it?
     POST blobs/uploads/?mount=           on the same registry: taken over without a byte
     GET  blobs/{digest} -> PATCH, PUT    else it is streamed, and hashed on its way
     PUT  manifests/{digest}              the images, then the index, last and under its tag
@@ -26,8 +26,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
 
-from airfreight.errors import IntegrityError, TemporaryError
+from airfreight.errors import IntegrityError, RequestError, TemporaryError
 from airfreight.manifest import Hasher
+from airfreight.prechecks import Limits, human_size
 from airfreight.progress import Progress
 from airfreight.reading import FILES_AT_ONCE, PROGRESS_BYTES, for_each
 from airfreight.retry import Attempts, LostError, Patience
@@ -82,7 +83,7 @@ def mirror(
         patience: how often what broke is tried again, and the deadline of the whole.
         progress: told of the bytes; None prints nothing.
     Raises:
-        RequestError: there is no such image, or a right is missing.
+        RequestError: there is no such image, a right is missing, or a blob is larger than the destination takes.
         IntegrityError: a blob or document is not what its digest says; nothing was published.
         TemporaryError: what did not heal in time.
     """
@@ -90,9 +91,10 @@ def mirror(
     found = contents(source, reference, patience)
     run = _Run(source, target, progress)
     missing = run.missing(found, patience)
+    _check_sizes(missing, source, target)
     there = [blob for blob in found.blobs if blob not in missing]
     run.divide(missing)
-    progress.start(len(found.blobs), found.size, len(there), sum(blob.size for blob in there))
+    progress.start(len(found.blobs), found.size, len(there), sum(blob.size for blob in there), called="blobs")
     for_each(sorted(missing, key=lambda blob: (-blob.size, blob.digest)), run.carry, patience, progress)
     for document in found.documents[:-1]:
         patience.call(partial(target.put_document, document))
@@ -246,6 +248,18 @@ def _ahead(parts: Generator[memoryview, None, None]) -> Generator[memoryview, No
         finally:
             pool.shutdown(wait=True)
             parts.close()
+
+
+def _check_sizes(blobs: Sequence[Blob], source: Repository, target: Repository) -> None:
+    """Refuse what the destination would refuse after all of it was sent."""
+    limits = Limits.of_registry(target.image.registry)
+    largest = max(blobs, key=lambda blob: blob.size, default=None)
+    if limits.layer_bytes is not None and largest is not None and largest.size > limits.layer_bytes:
+        raise RequestError(
+            f"{source.image} has a layer {largest.digest[:19]}… of {human_size(largest.size)} and {limits.kind} takes "
+            f"{human_size(limits.layer_bytes)}: build the image again with smaller layers, or choose another "
+            "destination."
+        )
 
 
 def _check(found: str, top: Document, target: Repository) -> None:

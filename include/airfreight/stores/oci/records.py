@@ -11,9 +11,11 @@ So the digest is noted under that key, and an unchanged shard of the next versio
 
 Both lie in a *ledger*: the root of a store, in a bucket or a directory, which need not be one that models are served
 from. Without one they lie in the memory of this process and end with it. What earlier images of the same repository say
-of their layers is believed too, as far as their recipe is ours.
+of their layers is believed too, as far as their recipe is ours and the layer is plain: tools that pack an image keep
+its annotations.
 
-A note is only believed where the registry has a blob of that digest and size.
+A note is only believed where the registry has a blob of that digest and size, and of ours only with the size that our
+archive has (`Note.fits`).
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from airfreight.manifest import RESERVED_DIRECTORY
 from airfreight.stores.oci.image import LAYER_KEY, RECIPE_NAME
 from airfreight.stores.oci.layers import RECIPE, Layer
 from airfreight.stores.oci.reference import is_digest
-from airfreight.stores.oci.registry import Document, Repository
+from airfreight.stores.oci.registry import OCI_LAYER, Document, Repository
 
 FORMAT = 1
 LAYERS = f"{RESERVED_DIRECTORY}/layers/"
@@ -54,6 +56,10 @@ class Note:
     digest: str
     size: int
     repository: str
+
+    def fits(self, layer: Layer) -> bool:
+        """Whether this can be the archive that we would write: one of another size is packed, or somebody else's."""
+        return self.size == layer.size
 
 
 @dataclass
@@ -199,12 +205,15 @@ def one_image(repository: Repository, document: Document) -> dict[str, Any]:
 
 
 def notes_of(image: dict[str, Any], repository: str, recipe: str = RECIPE) -> Iterator[tuple[str, Note]]:
-    """Yield the layers of an image manifest that were written by a recipe, by their keys."""
+    """Yield the layers of an image manifest that were written by a recipe, by their keys.
+
+    A layer that was packed since keeps its annotations and has another digest: only plain ones are what they say.
+    """
     if (image.get("annotations") or {}).get(RECIPE_NAME) != recipe:
         return
     for layer in image.get("layers", []):
         key = (layer.get("annotations") or {}).get(LAYER_KEY)
-        if key is not None and is_digest(str(layer.get("digest"))):
+        if key is not None and layer.get("mediaType") == OCI_LAYER and is_digest(str(layer.get("digest"))):
             yield key, Note(layer["digest"], int(layer["size"]), repository)
 
 

@@ -33,7 +33,7 @@ from airfreight.stores.oci.layers import Layer, manifest_layer, plan
 from airfreight.stores.oci.records import EarlierImages, Ledger, Note
 from airfreight.stores.oci.reference import OciImage
 from airfreight.stores.oci.registry import Repository
-from airfreight.stores.oci.sealed_image import read_sealed
+from airfreight.stores.oci.sealed_image import is_sound, read_sealed
 from airfreight.stores.oci.uploads import SMALL, LayerUpload, part_size_for, subject
 from airfreight.transfer import refuse_other
 
@@ -71,6 +71,7 @@ class OciStore:
     ) -> None:
         self._place = place
         self._tag = place.tag or manifest.version
+        self._sha256 = manifest.sha256
         self._layers = {file: layer for layer in plan(manifest.files) for file in layer.files}
         self._repository = repository
         self._base = base
@@ -84,7 +85,7 @@ class OciStore:
         self._open: dict[str, LayerUpload] = {}
         self._digest: str | None = None
         self._sent = 0
-        self._others: tuple[Mapping[str, Any], ...] = ()  # layers of the sealed image, where buildah wrote them
+        self._others: tuple[Mapping[str, Any], ...] = ()  # layers of the sealed image, where they are not ours
 
     @property
     def artifact(self) -> str:
@@ -96,7 +97,8 @@ class OciStore:
         return {"tag": self._tag, "image_digest": self._digest, "sent_bytes": self._sent}
 
     def sealed(self) -> Manifest | None:
-        """See `Store.sealed`, and `sealed_image` for what is asked.
+        """See `Store.sealed`, and `sealed_image` for what is asked. An image of this version that cannot be pulled is
+        none: what it lacks is sent, and it is sealed again.
 
         Raises:
             RequestError: the tag stands for an image that is not ours, or for this version on another base.
@@ -105,10 +107,12 @@ class OciStore:
         if found is None:
             return None
         self._check_base(found.base)
-        self._digest = found.digest
+        if found.manifest.sha256 == self._sha256 and not is_sound(self._repository, found):
+            self._digest, self._others = None, ()
+            return None
+        self._digest, self._others = found.digest, found.others
         with self._lock:
             self._notes |= found.notes
-            self._others = found.others
         return found.manifest
 
     def bundles(self, files: Sequence[ManifestFile]) -> list[tuple[ManifestFile, ...]]:
@@ -116,13 +120,11 @@ class OciStore:
         return [layer.files for layer in self._layers_of(files)]
 
     def held(self, files: Sequence[ManifestFile]) -> frozenset[str]:
-        """See `Store.held`. A look into the ledger and a HEAD for each layer whose digest is known; for a sealed image
-        of another recipe, a HEAD for each of its layers.
+        """See `Store.held`. A look into the ledger and a HEAD for each layer whose digest is known; nothing more for a
+        sealed image whose layers are not ours: `sealed` has looked at them.
         """
         if self._others:
-            sizes = self._each(lambda layer: self._repository.blob_size(layer["digest"]), self._others)
-            whole = all(size == layer["size"] for layer, size in sizes)
-            return frozenset(file.path for file in files if whole and file in self._layers)
+            return frozenset(file.path for file in files if file in self._layers)
         found = self._each(self._is_here, self._layers_of(files))
         there = {file for layer, here in found if here for file in layer.files}
         return frozenset(file.path for file in files if file in there)
@@ -173,6 +175,8 @@ class OciStore:
     def seal(self, manifest: Manifest) -> str:
         """See `Store.seal`. The layers of the base are brought here, then config, image manifest and index written."""
         refuse_other(self.artifact, self.sealed(), manifest)
+        if self._others:
+            return self.artifact
         layers = plan(manifest.files)
         if len(self.held(manifest.files)) < len(manifest.files):
             raise RequestError(f"{self._place} lacks layers of {manifest.source}: copy it there first, every slice.")
@@ -244,7 +248,7 @@ class OciStore:
     def _origin(self, layer: Layer) -> Note | None:
         """Return what another repository of this registry has of a layer."""
         note = self._ledger.find(layer)
-        if note is None:
+        if note is None or not note.fits(layer):
             return None
         registry, _, repository = note.repository.partition("/")
         here = self._repository.image
@@ -258,7 +262,10 @@ class OciStore:
     def _note_of(self, layer: Layer) -> Note | None:
         with self._lock:
             note = self._notes.get(layer.key)
-        return note or self._ledger.find(layer) or self._earlier.find(layer)
+        note = note or self._ledger.find(layer)
+        if note is None or not note.fits(layer):
+            note = self._earlier.find(layer)
+        return note if note is not None and note.fits(layer) else None
 
     def _keep(self, layer: Layer, digest: str, size: int | None = None) -> None:
         """Note that a layer is in this repository now."""

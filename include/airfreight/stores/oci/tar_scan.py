@@ -16,6 +16,12 @@ from enum import Enum
 
 BLOCK = 512
 EXTENSION_LIMIT = 1024 * 1024  # bytes of a name or of PAX records; a path has 4,096 at most
+# Members are held, and a few bytes of gzip can become many: 200,000 take about 80 MiB, and long names 256 MiB more at
+# most (four bytes a character). A model has a few hundred files, the system of a large image some 50,000.
+MEMBERS_LIMIT = 200_000
+NAMES_LIMIT = 64 * 1024 * 1024  # characters of all paths and targets
+DIGITS = 20  # of a number in PAX records: more than any file has bytes
+_SPARSE = "GNU.sparse"  # begins the keys of PAX records that say so
 
 
 class Kind(Enum):
@@ -40,6 +46,10 @@ _KINDS = {
 
 class TarError(ValueError):
     """This is no tar archive, or not one that is understood."""
+
+
+class CrowdedError(TarError):
+    """This archive holds more than is kept in memory."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +95,7 @@ class Scanner:
         self._content_end = 0
         self._extension: bytes | None = None  # type of the header whose content is a name or records
         self._extended: dict[str, str] = {}
+        self._names = 0  # characters of the paths and targets in `members`
         self._hash = hashlib.sha256()
         self._hashed: int | None = None  # index of the member that is hashed
 
@@ -178,18 +189,22 @@ class Scanner:
         what = _KINDS.get(kind, Kind.OTHER)
         if what is Kind.FILE and name.endswith("/"):
             what = Kind.DIRECTORY  # as archives before POSIX have it
-        if any(key.startswith("GNU.sparse") for key in extended):
+        if _SPARSE in extended:
             what = Kind.OTHER
         self._span(size if what in {Kind.FILE, Kind.OTHER} else 0)
-        self.members.append(
-            Member(
-                path=normal(name),
-                kind=what,
-                offset=self.position,
-                size=size if what is Kind.FILE else 0,
-                target=_text(block[157:257]) if target is None else target,
-            )
+        member = Member(
+            path=normal(name),
+            kind=what,
+            offset=self.position,
+            size=size if what is Kind.FILE else 0,
+            target=_text(block[157:257]) if target is None else target,
         )
+        self._names += len(member.path) + len(member.target)
+        if len(self.members) == MEMBERS_LIMIT or self._names > NAMES_LIMIT:
+            raise CrowdedError(
+                f"holds more than {MEMBERS_LIMIT:,} files, or more than {NAMES_LIMIT // 1024**2} MiB of names"
+            )
+        self.members.append(member)
         if self._digests and what is Kind.FILE:
             self._hash, self._hashed = hashlib.sha256(), len(self.members) - 1
             if size == 0:
@@ -206,7 +221,12 @@ class Scanner:
 
     def _extend(self, kind: bytes, data: bytes) -> None:
         if kind == b"x":
-            self._extended.update(_records(data))
+            # Only what is looked at: nothing bounds how many of these headers stand before one member.
+            for key, value in _records(data).items():
+                if key in {"path", "linkpath", "size"}:
+                    self._extended[key] = value
+                elif key.startswith(_SPARSE):
+                    self._extended[_SPARSE] = ""
         elif kind in {b"L", b"K"}:
             self._extended["path" if kind == b"L" else "linkpath"] = _text(data)
         # `g` holds what is the same for all members: comments and times, in practice
@@ -240,7 +260,7 @@ def _number(field: bytes) -> int:
 
 
 def _decimal(text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
+    if not (text.isascii() and text.isdigit() and len(text) <= DIGITS):
         raise TarError("it has a size that is no number")
     return int(text)
 
@@ -256,13 +276,14 @@ def _check_sum(block: bytes) -> None:
 def _records(data: bytes) -> dict[str, str]:
     """Read PAX records: `25 path=models/x.safetensors` and a newline, the number being the length of all of it."""
     found: dict[str, str] = {}
-    while data.strip(b"\0"):
-        length, space, _ = data.partition(b" ")
-        if not space or not length.isdigit() or not len(length) + 2 < int(length) <= len(data):
+    start, end = 0, len(data.rstrip(b"\0"))
+    while start < end:
+        length, space, _ = data[start : start + DIGITS + 1].partition(b" ")
+        if not space or not length.isdigit() or not len(length) + 2 < int(length) <= len(data) - start:
             raise TarError("it has malformed PAX records")
-        record, data = data[len(length) + 1 : int(length)], data[int(length) :]
-        key, equals, value = record.rstrip(b"\n").partition(b"=")
+        key, equals, value = data[start + len(length) + 1 : start + int(length)].rstrip(b"\n").partition(b"=")
         if not equals:
             raise TarError("it has malformed PAX records")
         found[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
+        start += int(length)
     return found

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 from queue import SimpleQueue
 
+import httpx2
+
 from airfreight.errors import TemporaryError
 from airfreight.retry import LostError
 from airfreight.stores.oci.answers import Answer
@@ -50,11 +52,15 @@ class WholeBody:
     """One PATCH that carries a whole blob, fed from outside: a thread of its own sends what `put` hands over.
 
     The answer comes after the last byte, so a part that `put` took is sent, and perhaps not there.
+
+    Args:
+        timeout: of the request; its read part is how long the answer may take after the last byte.
     """
 
-    def __init__(self, wire: Wire, location: str, size: int, action: str) -> None:
+    def __init__(self, wire: Wire, location: str, size: int, action: str, timeout: httpx2.Timeout) -> None:
         self._wire = wire
         self._action = action
+        self._timeout = timeout
         self._parts: SimpleQueue[Bytes | None] = SimpleQueue()
         self._taken: SimpleQueue[bool] = SimpleQueue()  # True: a part was taken; False: the request is over
         self._sent = False
@@ -101,8 +107,9 @@ class WholeBody:
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
         try:
             self._answer = self._wire.ask(
-                "PATCH", location, self._wire.push, self._action, {201, 202, 204}, headers=headers, content=self._body
-            )
+                "PATCH", location, self._wire.push, self._action, {201, 202, 204},
+                headers=headers, content=self._body, timeout=self._timeout,
+            )  # fmt: skip
         except Exception as error:  # noqa: BLE001  # raised in the thread that waits
             self._error = error
         self._taken.put(False)
