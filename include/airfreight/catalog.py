@@ -28,7 +28,7 @@ through all the same: an entry that is wrong takes down only itself.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -37,6 +37,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from airfreight.catalog_nodes import Fault, Tree, at, compose, faults, line_of, one_line, plain
 from airfreight.durations import parse_duration
 from airfreight.errors import RequestError
 from airfreight.gate_wishes import GateWishes
@@ -131,6 +132,11 @@ class CatalogModel(BaseModel):
     @field_validator("hours", mode="before")
     @classmethod
     def _one_range_is_a_list(cls, value: object) -> object:
+        if not (value is None or isinstance(value, dict | list | tuple)):
+            raise ValueError(
+                "these are no hours; write open, close and timezone: "
+                '{open: "08:00", close: "18:00", timezone: Europe/Berlin}.'
+            )
         return () if value is None else [value] if isinstance(value, dict) else value
 
     @field_validator("hours")
@@ -140,17 +146,17 @@ class CatalogModel(BaseModel):
             raise ValueError("these hours never close; leave them out, or leave an hour of the week free.")
         return value
 
-    @field_validator("idle_after")
+    @field_validator("idle_after", mode="before")  # before: a number needs the same sentence as a wrong text
     @classmethod
-    def _idle_after_parses(cls, value: str | None) -> str | None:
+    def _idle_after_parses(cls, value: object) -> object:
         if value is not None and parse_duration(value) < timedelta(minutes=1):
             raise ValueError(f'"{value}" is less than a minute, in which nobody can look twice; write "1m" or more.')
         return value
 
-    @field_validator("warmup")
+    @field_validator("warmup", mode="before")
     @classmethod
-    def _warmup_parses(cls, value: str) -> str:
-        return check_warmup(value)
+    def _warmup_parses(cls, value: object) -> object:
+        return value if value is None else check_warmup(str(value))
 
     @model_validator(mode="after")
     def _revision_parses(self) -> CatalogModel:
@@ -259,19 +265,18 @@ def parse(text: str, file: str) -> list[CatalogModel]:
 
 def survey(text: str, file: str) -> Survey:
     """Read a catalog from text, entry by entry; never raises. `file` is its name for the reports."""
-    node, problems = _compose(text, file)
-    if problems:
-        return Survey((), (Broken("", problems[0].line, tuple(problems)),))
     try:
-        entries = _entries(node, file)
+        tree, entries = _entries(text, file)
     except CatalogError as error:
         return Survey((), (Broken("", error.problems[0].line, tuple(error.problems)),))
     models: list[CatalogModel] = []
     broken: list[Broken] = []
     lines: dict[str, int] = {}
-    for entry in entries:
-        line = _line(_at(entry, ("name",)))
-        found = _model(entry, file)
+    # All of them first: making the value of one changes nodes that others share with it.
+    faulty = [[Problem(file, one.line, one.sentence) for one in faults(entry, tree.odd)] for entry in entries]
+    for entry, wrong in zip(entries, faulty, strict=True):
+        line = line_of(at(entry, ("name",)))
+        found = wrong or _model(entry, file)
         if isinstance(found, CatalogModel) and found.name in lines:
             sentence = f"name: {found.name} is on line {lines[found.name]} already; give this model another name."
             found = [Problem(file, line, sentence)]
@@ -293,20 +298,18 @@ def _read(path: Path) -> str:
 
 
 def _model(entry: yaml.Node, file: str) -> CatalogModel | list[Problem]:
-    problems = list(_repeated_keys(entry, file))
-    if problems:
-        return problems
     try:
-        return CatalogModel.model_validate(_plain(entry))
+        return CatalogModel.model_validate(plain(entry))
     except ValidationError as error:
         return [_problem(entry, one, file) for one in error.errors(include_url=False)]
-    except (yaml.YAMLError, ValueError) as error:  # such as !!timestamp of no day: a value YAML itself cannot make
-        return [Problem(file, _line(entry), f"This entry cannot be read ({' '.join(str(error).split())}); correct it.")]
+    except Exception as error:  # noqa: BLE001 - whatever YAML makes of !!int x and the like: the others are not to blame
+        said = one_line(str(getattr(error, "problem", None) or error)) or type(error).__name__
+        return [Problem(file, line_of(entry), f"This entry cannot be read ({said}); correct it.")]
 
 
 def _name(entry: yaml.Node) -> str:
     """Return the name a broken entry goes by, if it has one that could be a model's."""
-    node = _at(entry, ("name",))
+    node = at(entry, ("name",))
     name = str(node.value) if isinstance(node, yaml.ScalarNode) else ""
     try:
         check_name(name)
@@ -315,88 +318,39 @@ def _name(entry: yaml.Node) -> str:
     return name
 
 
-def _compose(text: str, file: str) -> tuple[yaml.Node | None, list[Problem]]:
-    """Parse YAML into nodes, which know their lines; keys written twice are problems (YAML would keep the last)."""
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        return None, [Problem(file, line, f"This is no YAML: {error.problem or error.context}; correct it.")]
-    except yaml.YAMLError as error:
-        return None, [Problem(file, 1, f"This is no YAML: {' '.join(str(error).split())}; correct it.")]
-    return node, _repeated_tops(node, file)
-
-
-def _repeated_tops(node: yaml.Node | None, file: str) -> list[Problem]:
-    """Keys of the file itself that are written twice; those of an entry are that entry's problem."""
-    keys = [key for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-    first = {str(key.value): key for key in reversed(keys)}
-    return [Problem(file, _line(key), f"{key.value} is written twice here; keep one.")
-            for key in keys if first[str(key.value)] is not key]  # fmt: skip
-
-
-def _repeated_keys(node: yaml.Node | None, file: str) -> list[Problem]:
-    problems: list[Problem] = []
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                problems.append(Problem(file, _line(key), f"{key.value} is written twice here; keep one."))
-            seen.add(str(key.value))
-            problems += _repeated_keys(value, file)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            problems += _repeated_keys(value, file)
-    return problems
-
-
-def _entries(node: yaml.Node | None, file: str) -> list[yaml.Node]:
+def _entries(text: str, file: str) -> tuple[Tree, list[yaml.Node]]:
+    tree = compose(text)
+    if isinstance(tree, Fault):
+        raise CatalogError([Problem(file, tree.line, one_line(tree.sentence))])
+    node = tree.root
     if node is None:
-        return []
+        return tree, []
     if not isinstance(node, yaml.MappingNode):
-        raise CatalogError([Problem(file, _line(node), "A catalog begins with models: and a list of models.")])
-    problems = [
-        Problem(file, _line(key), f"{key.value}: there is no such field; a catalog has models.")
-        for key, _ in node.value
-        if key.value != "models"
-    ]
+        raise CatalogError([Problem(file, line_of(node), "A catalog begins with models: and a list of models.")])
+    problems = list(_top_problems([key for key, _ in node.value], file))
     if problems:
         raise CatalogError(problems)
-    models = _at(node, ("models",))
+    models = at(node, ("models",))
+    if models in tree.odd:
+        raise CatalogError([Problem(file, line_of(models), f"models: {tree.odd[models]}")])
     if isinstance(models, yaml.SequenceNode):
-        return list(models.value)
+        return tree, list(models.value)
     if isinstance(models, yaml.ScalarNode) and models.value in ("", "null", "~"):
-        return []
-    raise CatalogError([Problem(file, _line(models), "models: this is no list; begin each model with a dash.")])
+        return tree, []
+    raise CatalogError([Problem(file, line_of(models), "models: this is no list; begin each model with a dash.")])
+
+
+def _top_problems(keys: Sequence[yaml.Node], file: str) -> Iterator[Problem]:
+    first = next((key for key in keys if key.value == "models"), None)
+    for key in keys:
+        if key.value != "models":
+            name = f"{one_line(key.value, 60)}: " if isinstance(key, yaml.ScalarNode) else ""
+            yield Problem(file, line_of(key), f"{name}there is no such field; a catalog has models.")
+        elif key is not first:
+            yield Problem(file, line_of(key), "models is written twice here; keep one.")
 
 
 def _problem(entry: yaml.Node, error: Any, file: str) -> Problem:
     blocks: dict[str, type[BaseModel]] = {"serving": Serving, "validation": GateWishes, "hours": Hours}
     known = list(blocks.get(str(error["loc"][0]) if error["loc"] else "", CatalogModel).model_fields)
-    return Problem(file, _line(_at(entry, error["loc"])), problem_sentence(error, known))
-
-
-def _at(node: yaml.Node, path: Sequence[str | int]) -> yaml.Node:
-    """Follow a path into the nodes as far as it goes."""
-    for part in path:
-        if isinstance(part, int) and isinstance(node, yaml.MappingNode):
-            continue  # one range of hours is written without a list
-        if isinstance(node, yaml.MappingNode):
-            found = next((value for key, value in node.value if key.value == part), None)
-            if found is None:
-                return node
-            node = found
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            node = node.value[part]
-        else:
-            return node
-    return node
-
-
-def _line(node: yaml.Node) -> int:
-    return int(node.start_mark.line) + 1
-
-
-def _plain(node: yaml.Node) -> Any:
-    # `construct_document` is what `yaml.safe_load` does with a composed node.
-    return yaml.SafeLoader("").construct_document(node)
+    return Problem(file, line_of(at(entry, error["loc"])), one_line(problem_sentence(error, known), 500))

@@ -25,6 +25,7 @@ from airfreight.errors import RequestError
 
 PUBLIC_HUB = "https://huggingface.co"
 DEFAULT_REGION = "us-east-1"
+IN_POD, AT_SHELL = "Secret airfreight-store", "the environment of this command"
 # Larger files are not to be had over plain HTTP (huggingface_hub 2.4, constants.MAX_HTTP_DOWNLOAD_SIZE).
 XET_ABOVE = 50_000_000_000
 
@@ -81,6 +82,7 @@ class S3Settings:
         endpoint_url: URL of an S3-compatible store, addressed by path; None means AWS itself.
         access_key, secret_key, session_token: None leaves finding credentials to boto3 (instance role, profile).
         region: signing region.
+        keys_in: where the one who runs this puts the keys; for sentences, and no part of what it is.
     """
 
     endpoint_url: str | None = None
@@ -88,6 +90,7 @@ class S3Settings:
     secret_key: str | None = field(default=None, repr=False)
     session_token: str | None = field(default=None, repr=False)
     region: str = DEFAULT_REGION
+    keys_in: str = field(default=IN_POD, compare=False)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
@@ -105,6 +108,8 @@ class S3Settings:
             secret_key=values.get("AWS_SECRET_ACCESS_KEY") or None,
             session_token=values.get("AWS_SESSION_TOKEN") or None,
             region=values.get("AWS_DEFAULT_REGION") or values.get("AWS_REGION") or DEFAULT_REGION,
+            # Every pod has this variable, and its AWS_* from the Secret; at a shell a person set them, or did not.
+            keys_in=IN_POD if values.get("KUBERNETES_SERVICE_HOST") else AT_SHELL,
         )
 
     @property

@@ -5,6 +5,7 @@
     a gate rejected that commit in such a run    not again, until somebody asks for this model, or its entry changes
     the last try failed for a passing cause      again, after 1, 2, 4, … days, under the next number
     a run for it is under way                    nothing
+    it was live before, and moved back           again, unless a person put there what is live now: that was meant
 
 A try is a run of `deliver_model` under an id that tells what it tries, so that nothing is tried twice by accident:
 
@@ -26,6 +27,7 @@ from airfreight.observation import one_line
 BACK_OFF = timedelta(days=1)
 LONGEST_BACK_OFF = timedelta(days=8)
 MOST_TRIES = 50
+_PREFIX = "refresh"
 # What of an entry is no part of a delivery.
 _NOT_DELIVERED = frozenset({"name", "source", "revision", "hours", "idle_after", "warmup", "refresh"})
 # Blocks of an entry whose fields a delivery has among all the others.
@@ -52,6 +54,7 @@ class Seen:
     Args:
         tip: the commit its branch is at; None when the hub did not say, then `problem` says why.
         live: source of the live release, at its commit; None when nothing is live.
+        live_by: run that delivered or put back the live release last, in the ledger's words.
         rejected: why a gate rejected this commit as the entry is now; None when none did.
         tries: a try by its run id.
     """
@@ -59,6 +62,7 @@ class Seen:
     tip: str | None
     problem: str = ""
     live: str | None = None
+    live_by: str = ""
     rejected: str | None = None
     tries: Callable[[str], Try] = field(default=lambda _: Try(None))
 
@@ -103,7 +107,7 @@ def judge(model: CatalogModel, seen: Seen, now: datetime, *, asked: bool = False
     if last.state in ("queued", "running"):
         return Verdict(model.name, f"{where}, and {run_id(model, seen.tip, number)} is delivering it.")
     # Airflow forgets runs after a while, the ledger does not: a rejection counts whether or not its run is there.
-    refusal = "" if asked else _refusal(seen, number, last, now)
+    refusal = "" if asked else _refusal(model, seen, number, last, now)
     if refusal:
         return Verdict(model.name, f"{where}, and {refusal}")
     if number == MOST_TRIES:
@@ -118,7 +122,7 @@ def judge(model: CatalogModel, seen: Seen, now: datetime, *, asked: bool = False
 
 def run_id(model: CatalogModel, commit: str, number: int) -> str:
     """Return the id of a try."""
-    return f"refresh__{model.name}__{commit[:12]}__{entry_digest(model)}__{number}"
+    return f"{_PREFIX}__{model.name}__{commit[:12]}__{entry_digest(model)}__{number}"
 
 
 def is_try_of(run: str, model: CatalogModel, commit: str) -> bool:
@@ -140,19 +144,30 @@ def conf(model: CatalogModel, commit: str) -> dict[str, Any]:
     return {"model": model.hub_model.repo_id, "revision": commit, "name": model.name, **others, **fields}
 
 
-def _refusal(seen: Seen, number: int, last: Try, now: datetime) -> str:
+def _refusal(model: CatalogModel, seen: Seen, number: int, last: Try, now: datetime) -> str:
     """Why what is new is left alone for now; "" when it is not."""
-    if last.state == "success":
+    if last.state == "success" and not _follows_branch(model, seen):
         # It was live, and somebody put another release there since: that was meant.
-        return "was delivered before; another release is live since, and stays."
+        return "was delivered before; somebody put another release there since, and it stays."
     if seen.rejected is not None:
         return f"was rejected ({one_line(seen.rejected, 200).rstrip('.')}); change its entry, or ask for it by name."
-    if number and last.ended is not None:
+    if number and last.state != "success" and last.ended is not None:
         due = last.ended + min(BACK_OFF * 2 ** (number - 1), LONGEST_BACK_OFF)
         # An hour early: a daily schedule comes a little before the day is over as often as after it.
         if now < due - timedelta(hours=1):
             return f"try {number} failed; the next is due at {due:%Y-%m-%d %H:%M} UTC."
     return ""
+
+
+def _follows_branch(model: CatalogModel, seen: Seen) -> bool:
+    """Whether what is live was put there by a refresh, so by the branch itself: nobody chose it by hand.
+
+    The commit in the run's id has to be the live one: what such a run only found on the cluster, and wrote into the
+    ledger, a person had put there.
+    """
+    commit = (seen.live or "").rpartition("@")[2]
+    known = seen.live is not None and seen.live == source_of(model, commit)
+    return known and seen.live_by.rpartition("/")[2].startswith(f"{_PREFIX}__{model.name}__{commit[:12]}__")
 
 
 def source_of(model: CatalogModel, commit: str) -> str:

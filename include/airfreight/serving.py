@@ -69,6 +69,16 @@ _CODE_ENV = frozenset(
     {"LD_PRELOAD", "LD_AUDIT", "PYTHONHOME", "PYTHONUSERBASE", "PYTHONSTARTUP", "VLLM_LOGGING_CONFIG_PATH",
      "VLLM_ALLOW_INSECURE_SERIALIZATION"}
 )  # fmt: skip
+# What pydantic says of these speaks of Python's types; the keys are its own words for them.
+_TEXT, _LIST = "is no text; put it in quotes.", "is no list; write it in brackets, or each value on a line of its own."
+_WHOLE, _NUMBER = "is no whole number; write one like 1, without quotes.", "is no number; write one like 2.5."
+_WANTED = {
+    "string_type": _TEXT, "string_unicode": _TEXT,
+    "list_type": _LIST, "tuple_type": _LIST,
+    "int_type": _WHOLE, "int_parsing": _WHOLE, "int_from_float": _WHOLE, "int_parsing_size": _WHOLE,
+    "float_type": _NUMBER, "float_parsing": _NUMBER, "finite_number": _NUMBER,
+}  # fmt: skip
+_SHOWN = 80  # characters of a value in a sentence
 # Arguments that are a beginning of one above, and are meant.
 _WHOLE_ARGS = frozenset({"--reasoning-parser"})
 
@@ -322,8 +332,12 @@ def problem_sentence(problem: ErrorDetails, known: list[str]) -> str:
         return f"{start}this is longer than {problem['ctx']['max_length']} characters; shorten it."
     if problem["type"] in ("model_type", "model_attributes_type", "dict_type"):
         return f"{start}this is no block of fields; write each as a name, a colon and a value."
+    if problem["input"] is None:
+        return f"{start}this is empty; write a value, or leave the field out."
+    if words := _WANTED.get(problem["type"]):
+        return f"{start}{_shown(problem['input'])} {words}"
     message = problem["msg"].removeprefix("Input ").rstrip(".")
-    return f"{start}{problem['input']!r} {message}."
+    return f"{start}{_shown(problem['input'])} {message}."
 
 
 def nearest(word: str, known: list[str]) -> str:
@@ -332,6 +346,14 @@ def nearest(word: str, known: list[str]) -> str:
     if close:
         return f'; did you mean "{close[0]}"?'
     return f"; there are {', '.join(known)}." if known else "."
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # of a number of thousands of digits Python makes no text
+        return "this"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 
 def _unique(lines: list[str], key: Callable[[str], str]) -> list[str]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from airfreight.errors import RequestError
 from airfreight.windows import Record, moment
+
+_MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,16 @@ class Month:
     paid: float
     serving: float
     saved: float
+
+
+def check_month(month: str) -> None:
+    """Refuse a month that is none, as "2026-13" and "2026-1"; an empty one means all.
+
+    Raises:
+        RequestError: it is none.
+    """
+    if month and not _MONTH.fullmatch(month):
+        raise RequestError(f'--month is "{month}", which is no month; write year and month, like 2026-11.')
 
 
 def sum_up(records: Iterable[Record], now: datetime) -> list[Month]:

@@ -91,8 +91,16 @@ def _seen(context: Any, site: Settings, model: CatalogModel, tip: Mapping[str, s
         live = ledger.live()
         rejection = ledger.rejection(source_of(model, commit))
         source = ledger.read(live.release).source if live else None
+        # Whoever delivers once more what is live chose it too: that is in the release's history, not in the pointer.
+        chosen = ledger.entry(live.release) if live else None
     tries = _try_of(context)
-    return Seen(commit, live=source, rejected=_rejected(context, model, commit, rejection, tries), tries=tries)
+    return Seen(
+        commit,
+        live=source,
+        live_by=chosen.run if chosen else live.run if live else "",
+        rejected=_rejected(context, model, commit, rejection, tries),
+        tries=tries,
+    )
 
 
 def _rejected(

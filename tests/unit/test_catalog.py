@@ -92,11 +92,12 @@ def test_the_one_shipped_is_inert_and_its_examples_are_right() -> None:
         ),
         (
             "models:\n  - name: a\n    source: b/c\n    allow_patterns: '*.json'\n",
-            "models.yaml:4: allow_patterns: '*.json' should be a valid list.",
+            "models.yaml:4: allow_patterns: '*.json' is no list; write it in brackets, or each value on a line of its "
+            "own.",
         ),
         (
             "models:\n  - name: a\n    source: b/c\n    revision: 123\n",
-            "models.yaml:4: revision: 123 should be a valid string.",
+            "models.yaml:4: revision: 123 is no text; put it in quotes.",
         ),
         (
             "models:\n  - name: a\n    source: b/c\n    destination: minio\n",
@@ -166,7 +167,24 @@ def test_the_one_shipped_is_inert_and_its_examples_are_right() -> None:
         ),
         (
             "models:\n  - name: a\n    source: b/c\n    idle_after: 30\n",
-            "models.yaml:4: idle_after: 30 should be a valid string.",
+            'models.yaml:4: idle_after: "30" is no length of time; write it like "15m", "90s" or "1h30m".',
+        ),
+        (
+            "models:\n  - name: a\n    source: b/c\n    warmup: 30\n",
+            'models.yaml:4: warmup: "30" is no length of time; write it like "15m", "90s" or "1h30m".',
+        ),
+        (
+            "models:\n  - name: a\n    source: b/c\n    warmup:\n",
+            "models.yaml:4: warmup: this is empty; write a value, or leave the field out.",
+        ),
+        (
+            "models:\n  - name: a\n    source: b/c\n    hours: '08-18'\n",
+            "models.yaml:4: hours: these are no hours; write open, close and timezone: "
+            '{open: "08:00", close: "18:00", timezone: Europe/Berlin}.',
+        ),
+        (
+            "models:\n  - name: a\n    source: b/c\n    serving: {gpus: 1.5}\n",
+            "models.yaml:4: serving.gpus: 1.5 is no whole number; write one like 1, without quotes.",
         ),
         (
             "models:\n  - name: a\n    source: b/c\n    idle_after: 10s\n",
@@ -202,7 +220,7 @@ def test_an_entry_that_is_wrong_takes_down_only_itself() -> None:
     found = survey(text, "models.yaml")
     assert [model.name for model in found.models] == ["small"]
     assert [(one.name, one.line) for one in found.broken] == [("pong", 2), ("", 9), ("small", 11)]
-    assert str(found.broken[0].problems[0]).startswith("models.yaml:6: serving.gpus: 'x' should be")
+    assert str(found.broken[0].problems[0]).startswith("models.yaml:6: serving.gpus: 'x' is no whole number")
     assert [one.line for one in survey("models: [\n", "models.yaml").broken] == [2]
     assert survey_file(Path("nowhere.yaml")).broken[0].problems[0].sentence.startswith("The catalog nowhere.yaml")
 

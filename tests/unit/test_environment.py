@@ -15,6 +15,13 @@ def test_without_any_variable_it_is_the_public_hub_and_aws() -> None:
     assert S3Settings.from_environment({}) == S3Settings(None, None, None, None, "us-east-1")
 
 
+def test_keys_belong_where_the_one_who_runs_it_has_them() -> None:
+    at_shell = S3Settings.from_environment({})
+    in_pod = S3Settings.from_environment({"KUBERNETES_SERVICE_HOST": "10.96.0.1"})
+    assert in_pod.keys_in == "Secret airfreight-store" != at_shell.keys_in
+    assert in_pod == at_shell, "the store is the same"
+
+
 def test_licences_are_separated_by_commas() -> None:
     assert licence_deny({}) == ()
     assert licence_deny({"AIRFREIGHT_LICENCE_DENY": " cc-by-nc-*, ,unknown "}) == ("cc-by-nc-*", "unknown")

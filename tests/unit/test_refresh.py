@@ -129,6 +129,10 @@ def test_a_hub_that_does_not_answer_fails_this_model() -> None:
     assert found.failed and not found.run_id and str(found) == "pong: hf://acme/pong cannot be reached"
 
 
+STAYS = "was delivered before; somebody put another release there since, and it stays."
+BY_REFRESH = f"deliver_model/{run_id(PONG, A, 1)}"
+
+
 def tries(*states: Any) -> Any:
     """The first tries for commit B."""
     known = {run_id(PONG, B, number): state for number, state in enumerate(states, 1)}
@@ -141,7 +145,24 @@ def tries(*states: Any) -> Any:
         (Seen(B), False, 1, "delivering it."),
         (Seen(B, live=source_of(PONG, A)), False, 1, "delivering it."),
         (Seen(B, tries=tries(Try("running"))), False, 0, "is delivering it."),
-        (Seen(B, tries=tries(Try("success", NOW))), False, 0, "another release is live since, and stays."),
+        (Seen(B, tries=tries(Try("success", NOW))), False, 0, STAYS),
+        # The branch went on to A, which a refresh delivered, and came back.
+        (Seen(B, live=source_of(PONG, A), live_by=BY_REFRESH, tries=tries(Try("success", NOW))), False, 2, "try 2."),
+        (Seen(B, live=source_of(PONG, A), live_by=BY_REFRESH, tries=tries(Try("success", NOW), Try("failed", NOW))),
+         False, 0, "try 2 failed; the next is due at 2026-11-24 03:00 UTC."),
+        (Seen(B, live=source_of(PONG, A), live_by=BY_REFRESH, rejected="ttft", tries=tries(Try("success", NOW))),
+         False, 0, "was rejected (ttft); change its entry, or ask for it by name."),
+        # A person put A there, by a delivery or by going back.
+        (Seen(B, live=source_of(PONG, A), live_by="deliver_model/manual__x", tries=tries(Try("success", NOW))),
+         False, 0, STAYS),
+        (Seen(B, live=source_of(PONG, A), live_by="ann@desk", tries=tries(Try("success", NOW))), False, 0, STAYS),
+        (Seen(B, live=source_of(PONG, A), live_by="ann@desk", tries=tries(Try("success", NOW))), True, 2, "try 2."),
+        # A refresh of another commit only found A on the cluster, where a person had put it.
+        (Seen(B, live=source_of(PONG, A), live_by=BY_REFRESH.replace("a" * 12, "c" * 12),
+              tries=tries(Try("success", NOW))), False, 0, STAYS),
+        (Seen(B, live="hf://other/model@" + A, live_by=BY_REFRESH, tries=tries(Try("success", NOW))), False, 0, STAYS),
+        (Seen(B, live=source_of(PONG, A), live_by=BY_REFRESH.replace("pong", "ping"), tries=tries(Try("success", NOW))),
+         False, 0, STAYS),
         (Seen(B, rejected="ttft: 9 s, at most 2", tries=tries(Try("failed", NOW - DAY))), False, 0,
          "was rejected (ttft: 9 s, at most 2); change its entry, or ask for it by name."),
         (Seen(B, rejected="ttft", tries=tries(Try("failed", NOW - DAY))), True, 2, "try 2."),
@@ -279,6 +300,35 @@ def test_a_branch_that_moves_then_fails_then_moves_again(days: Days) -> None:
             started.append(day)
             days.ends(identity, "failed")
     assert started == [1, 3, 7], "after one, two and four days"
+
+
+def test_a_branch_that_moves_back_is_followed(days: Days) -> None:
+    for commit, number in ((A, 1), (B, 1), (A, 2), (B, 2), (A, 3)):
+        days.tip = commit
+        assert days.refresh() == [run_id(PONG, commit, number)]
+        days.ends(run_id(PONG, commit, number), "success", live=True)
+        days.next_day()
+        assert days.refresh() == [], "nothing moved"
+
+
+def test_what_a_person_put_there_stays_though_the_branch_moves_back(days: Days) -> None:
+    for commit in (A, B):
+        days.tip = commit
+        days.ends(*days.refresh(), "success", live=True)
+        days.next_day()
+    # A person goes back to A, while the branch stays.
+    days.ledger.promote("a" * 12, "b" * 12, Event(State.LIVE, "ann@desk"))
+    assert days.refresh() == []
+    # The branch goes on to what is new, which is delivered; then it moves back to what the person took away.
+    days.tip = "c" * 40
+    days.ends(*days.refresh(), "success", live=True)
+    days.tip = B
+    assert days.refresh() == [run_id(PONG, B, 2)]
+    days.ends(run_id(PONG, B, 2), "success", live=True)
+    # A person delivers once more what is live: now it is their choice.
+    days.ledger.register(days.ledger.read("b" * 12), Event(State.CANDIDATE, "deliver_model/manual__x"))
+    days.tip = A
+    assert days.refresh() == []
 
 
 def test_what_was_rolled_back_for_a_passing_cause_is_tried_again(days: Days) -> None:

@@ -107,12 +107,12 @@ def report(
     """
     from dataclasses import asdict
 
-    from airfreight.window_sums import sum_up
+    from airfreight.window_sums import check_month, sum_up
 
-    months = [
-        one for one in sum_up(_records(store, namespace, model), datetime.now(UTC)) if one.month.startswith(month)
-    ]
-    for line in _table(months):
+    check_month(month)
+    found = sum_up(_records(store, namespace, model), datetime.now(UTC))
+    months = [one for one in found if month in ("", one.month)]
+    for line in _table(months) if months else [_none_of(month, found)]:
         typer.echo(line)
     if result is not None:
         write_result(result, {"months": [asdict(one) for one in months]})
@@ -167,12 +167,27 @@ def _stop_here(name: str, namespace: str, last_look: str, result: ResultOption) 
 
 
 def _records(store: str, namespace: str, models: list[str] | None) -> list[Record]:
+    from airfreight.serving import nearest
     from airfreight.windows_store import open_log, recorded_models
 
-    names = models or recorded_models(store, namespace)
-    if not names:
+    known = recorded_models(store, namespace)
+    for name in models or []:
+        if known and name not in known:
+            raise RequestError(
+                f'--model is "{name}", of which no window is recorded in {store} for namespace {namespace}'
+                f"{nearest(name, known)}"
+            )
+    names = dict.fromkeys(models or known) if known else {}
+    records = [record for name in names for record in open_log(store, namespace, name).records()]
+    if not records:
         raise RequestError(f"There is no record of a window in {store} for namespace {namespace}; look at --store.")
-    return [record for name in names for record in open_log(store, namespace, name).records()]
+    return records
+
+
+def _none_of(month: str, found: list[Month]) -> str:
+    """Say that a month is none of the recorded ones."""
+    recorded = sorted(one.month for one in found)
+    return f"Nothing is recorded of {month}; the records go from {recorded[0]} to {recorded[-1]}."
 
 
 def _table(months: list[Month]) -> list[str]:

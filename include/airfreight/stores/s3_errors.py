@@ -27,7 +27,7 @@ from botocore.exceptions import (
     ConnectionError as BotoConnectionError,
 )
 
-from airfreight.environment import S3Settings
+from airfreight.environment import AT_SHELL, S3Settings
 from airfreight.errors import AirfreightError, RequestError, TemporaryError
 from airfreight.retry import ThrottledError
 from airfreight.source import S3Root
@@ -79,7 +79,7 @@ class Place:
         except (NoCredentialsError, PartialCredentialsError) as error:
             raise RequestError(
                 f"There are no credentials for bucket {self.root.bucket} at {self.settings.where}: "
-                "put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into Secret airfreight-store."
+                f"put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into {self.settings.keys_in}."
             ) from error
         except SSLError as error:
             raise RequestError(
@@ -109,19 +109,20 @@ class Place:
 
     def _refusal(self, error: ClientError, code: str, status: int) -> str:
         bucket, where = self.root.bucket, self.settings.where
+        user = "AWS_ACCESS_KEY_ID" if self.settings.keys_in == AT_SHELL else self.settings.keys_in
         if code == "NoSuchBucket":
             return f"Bucket {bucket} does not exist at {where}: create it, or name another one in the destination."
         if code in WRONG_KEY:
             return (
                 f"{where} refused the credentials for bucket {bucket} ({code}): put a valid AWS_ACCESS_KEY_ID and "
-                "AWS_SECRET_ACCESS_KEY into Secret airfreight-store."
+                f"AWS_SECRET_ACCESS_KEY into {self.settings.keys_in}."
             )
         if code == "RequestTimeTooSkewed":
             return f"The clock of this machine differs from that of {where} by more than 15 minutes: set it right."
         if code in DENIED or status in {401, 403}:
             return (
-                f"{where} denied {error.operation_name} in {self.root} ({code}): give the user of Secret "
-                f"airfreight-store the rights {RIGHTS}, or put other credentials there."
+                f"{where} denied {error.operation_name} in {self.root} ({code}): give the user of {user} "
+                f"the rights {RIGHTS}, or put other credentials there."
             )
         if code in WRONG_REGION or status in {301, 307}:
             return f"Bucket {bucket} at {where} is in another region ({code}): set AWS_DEFAULT_REGION to it."
