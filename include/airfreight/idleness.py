@@ -99,6 +99,19 @@ class Idle:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Work:
+    """What the replicas that Kubernetes routes requests to are at, as a sentence by `Replica.identity`.
+
+    Args:
+        working: their own numbers say that requests run or wait.
+        unseen: nobody can say; they may work.
+    """
+
+    working: Mapping[str, str]
+    unseen: Mapping[str, str]
+
+
 Verdict = Busy | Unknown | Idle
 Evidence = Mapping[str, tuple[float, ...]]
 
@@ -151,6 +164,26 @@ def resume_from(evidence: Evidence, look: Look, limits: Limits | None = None) ->
     return Clock(evidence, 0.0, look.at, look.wall, limits or Limits())
 
 
+def at_work(look: Look, limits: Limits | None = None) -> Work:
+    """Say which replicas work, and which may, whatever the others are at.
+
+    A replica that is not ready gets no requests, and one that does not exist yet neither. So neither is at work, though
+    for the idle rule both are a reason to wait.
+    """
+    within = limits or Limits()
+    if look.problem:
+        return Work({}, {"": f"cannot see {look.problem}"})
+    working, unseen = {}, {}
+    for replica in look.replicas:
+        load = _load(replica, within)
+        if isinstance(load, Load):
+            if load.running or load.waiting:
+                working[replica.identity] = _words(replica, load)
+        elif replica.ready:
+            unseen[replica.identity] = f"cannot see {load.reason}"
+    return Work(working, unseen)
+
+
 def judge(looks: Iterable[Look], limits: Limits | None = None) -> Verdict:
     """Say what a model is after these looks, the oldest first."""
     clock, verdict = Clock(limits=limits or Limits()), Unknown("nobody has looked yet")
@@ -196,13 +229,23 @@ def _see(look: Look, limits: Limits) -> Evidence | Busy | Unknown:
 def _see_one(replica: Replica, limits: Limits) -> tuple[float, ...] | Busy | Unknown:
     if not replica.ready:
         return Busy(f"{replica.name} is starting or going")
+    load = _load(replica, limits)
+    if isinstance(load, Unknown):
+        return load
+    return Busy(_words(replica, load)) if load.running or load.waiting else load.counters
+
+
+def _load(replica: Replica, limits: Limits) -> Load | Unknown:
+    """Return what a replica says, if it can be read and is fresh."""
     if replica.load is None:
         return Unknown(f"{replica.name}: {replica.problem or 'its metrics cannot be read'}")
     if replica.age_s > limits.age_s or replica.age_s < 0:
         return Unknown(f"{replica.name}: its metrics are {replica.age_s:.0f} s old")
-    if replica.load.running or replica.load.waiting:
-        return Busy(f"{replica.name} has {replica.load.running:.0f} running, {replica.load.waiting:.0f} waiting")
-    return replica.load.counters
+    return replica.load
+
+
+def _words(replica: Replica, load: Load) -> str:
+    return f"{replica.name} has {load.running:.0f} running, {load.waiting:.0f} waiting"
 
 
 def _change(before: Evidence, now: Evidence, look: Look) -> Busy | None:

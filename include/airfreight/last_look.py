@@ -3,9 +3,14 @@
 {"because": "idle", "evidence": {"3f2a…/0": [9.0, 120.0, 1500.0]}}
     stopped if every replica still has these counters, and nothing runs or waits; otherwise it is busy again
 {"because": "closing", "drain_s": 300}
-    stopped when nothing runs or waits, at the latest after five minutes: its hours are over
+    stopped when nothing runs or waits in any replica, at the latest after five minutes: its hours are over
+{"because": "closing", "drain_s": 0}
+    stopped at once, for it never became ready; if a replica has requests all the same, it is busy
 {"because": "asked"}
     stopped at once: a person said so
+
+A closing waits half a minute for a ready replica that cannot be read, and not for one that is not ready: that one gets
+no requests.
 """
 
 from __future__ import annotations
@@ -19,7 +24,7 @@ from typing import Any
 
 from airfreight.cluster import DEPLOYMENTS, INFERENCE_SERVICES, PODS, Cluster
 from airfreight.errors import RequestError
-from airfreight.idleness import Busy, Clock, Evidence, Idle, Look, Verdict, of_json, resume_from
+from airfreight.idleness import Evidence, Idle, Look, at_work, of_json, resume_from
 from airfreight.metrics import PAGE_LIMIT, MetricsError, proxy_path
 from airfreight.observation import SERVICE_LABEL, is_stopped
 from airfreight.pod_rules import SERVER_CONTAINER
@@ -28,13 +33,21 @@ from airfreight.watching import Page, readable, replica, serving_pods, wanted_re
 PAGE_S = 10.0  # for one pod's metrics
 POLL_S = 2.0
 DRAIN_S = 300.0
+# For a ready replica that cannot be read at a closing: three time-outs of a page, so more than a hiccup. Not longer, or
+# a server without metrics would cost as much at each closing; for what it works on there is its preStop.
+BLIND_S = 30.0
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Ask:
-    """Why a model is to be stopped; see the top of this file."""
+    """Why a model is to be stopped; see the top of this file.
+
+    Args:
+        evidence: counters by replica of a model that was idle.
+        drain_s: how long requests that run at a closing are waited for; 0: they keep it up.
+    """
 
     because: str
     evidence: Evidence = field(default_factory=dict)
@@ -96,25 +109,34 @@ class Eye:
             look = self.look()
             verdict = resume_from(ask.evidence, look).step(look)[1]
             return "" if isinstance(verdict, Idle) else verdict.reason
-        self._drain(ask.drain_s)
-        return ""
+        return self._drain(ask.drain_s)
 
     def _is_down(self) -> bool:
         service = self.cluster.get(INFERENCE_SERVICES, self.namespace, self.name)
         return service is not None and is_stopped(service)
 
-    def _drain(self, longest_s: float) -> None:
-        deadline, said = self.clock() + longest_s, ""
+    def _drain(self, longest_s: float) -> str:
+        """Wait for what the replicas work on; return what keeps the model up, which only `longest_s` = 0 lets it."""
+        look, said = self.look(), ""
+        begun = look.at  # the first look may have taken long, and says nothing of what is read at the second
+        held: dict[str, float] = {}  # until when each replica is waited for
         while True:
-            verdict: Verdict = Clock().step(self.look())[1]
-            # What answers a request now is waited for. A pod that is starting, or cannot be seen, serves nobody that we
-            # know of, and its hours are over.
-            if not (isinstance(verdict, Busy) and "running" in verdict.reason):
-                return
-            if self.clock() >= deadline:
-                log.warning("%s; its hours are over, and it is stopped all the same.", verdict.reason)
-                return
-            if verdict.reason != said:
-                log.info("%s; waiting for that, %.0f s at most.", verdict.reason, deadline - self.clock())
-                said = verdict.reason
+            work, now = at_work(look), look.at
+            if work.working and longest_s <= 0:
+                return "; ".join(work.working.values())
+            blind_until = min(now + BLIND_S, begun + max(longest_s, BLIND_S))
+            # One that was seen working and cannot be read since still works, as far as anybody knows.
+            held = {one: held.get(one, blind_until) for one in work.unseen}
+            held |= dict.fromkeys(work.working, begun + longest_s)
+            left = {one: until - now for one, until in held.items() if until > now}
+            words = {**work.working, **work.unseen}
+            if not left:
+                if words:
+                    log.warning("%s; it is stopped all the same.", "; ".join(words.values()))
+                return ""
+            reason = "; ".join(words[one] for one in left)
+            if reason != said:
+                log.info("%s; waiting for that, %.0f s at most.", reason, max(left.values()))
+                said = reason
             self.wait(POLL_S)
+            look = self.look()

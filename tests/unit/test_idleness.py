@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from airfreight.idleness import Busy, Clock, Idle, Look, Replica, Unknown, judge, of_json, resume_from, to_json
+from airfreight.cluster import Cluster
+from airfreight.idleness import (
+    Busy,
+    Clock,
+    Idle,
+    Look,
+    Replica,
+    Unknown,
+    Work,
+    at_work,
+    judge,
+    of_json,
+    resume_from,
+    to_json,
+)
+from airfreight.last_look import BLIND_S, Ask, Eye
 from airfreight.metrics import Load
 
 IDLE = Load(0, 0, (5.0, 50.0))
@@ -67,6 +82,17 @@ def test_evidence_survives_the_way_to_another_process() -> None:
     assert resume_from(evidence, answered).step(answered)[1] == Busy("a has answered since the last look")
     with pytest.raises(ValueError, match="it is no evidence"):
         of_json([1])
+
+
+def test_work_is_told_of_each_replica_whatever_the_others_are_at() -> None:
+    busy = look(0, seen("a", ready=False, load=None), seen("b"), seen("c", load=Load(2, 1, (5.0,))),
+                seen("d", load=None, problem="its metrics answer 500"), seen("e", age_s=25), wanted=9)  # fmt: skip
+    assert at_work(busy) == Work(
+        {"uid-c/0": "c has 2 running, 1 waiting"},
+        {"uid-d/0": "cannot see d: its metrics answer 500", "uid-e/0": "cannot see e: its metrics are 25 s old"},
+    )
+    assert at_work(look(0)) == Work({}, {}), "where there is no pod nobody works"
+    assert at_work(look(0, problem="the cluster answered 500")) == Work({}, {"": "cannot see the cluster answered 500"})
 
 
 # ---- random lives ------------------------------------------------------------------------------------------------
@@ -177,3 +203,93 @@ def test_no_wrong_stop_in_10_000_random_lives() -> None:
             wrong.append((seed, truly_idle))
     assert not wrong, wrong[:5]
     assert stops > 5_000, "a rule that never stops would be right, and useless"
+
+
+# ---- random closings ---------------------------------------------------------------------------------------------
+
+
+CLOSES = 60.0
+
+
+class ClosingEye(Eye):
+    """The real last look, at a world in which time passes as it waits; some servers cannot be read for a while."""
+
+    world: World
+    dark: dict[str, tuple[float, float]]
+    looks: list[Look]
+
+    def look(self) -> Look:
+        """What of the world can be read now. A cluster that does not answer ends the process that stops, elsewhere."""
+        now = self.world.look()
+        pods = tuple(
+            replace(one, load=None, problem="dark") if self._is_dark(one.uid, now.at) else one for one in now.replicas
+        )
+        self.looks.append(replace(now, replicas=pods, problem=""))
+        return self.looks[-1]
+
+    def _is_dark(self, uid: str, at: float) -> bool:
+        begin, end = self.dark.get(uid, (0.0, 0.0))
+        return begin <= at < end
+
+    def _is_down(self) -> bool:
+        return False
+
+
+def close_once(seed: int) -> tuple[ClosingEye, float, str]:
+    """Close a model that has lived for a minute: how it was looked at, its drain_s, what was said."""
+    rng = random.Random(seed)
+    servers = [Server(f"s{number}") for number in range(rng.randint(1, 3))]
+    world = World(rng, servers, rng.choice([0.0, 0.002, 0.02, 0.3]))
+    world.run_to(CLOSES)
+    eye = ClosingEye(cast(Cluster, None), "models", "pong", clock=lambda: world.now,
+                     wait=lambda seconds: world.run_to(world.now + seconds))  # fmt: skip
+    eye.world, eye.looks = world, []
+    eye.dark = {one.uid: (rng.uniform(50, 120), rng.uniform(60, 260)) for one in servers if rng.random() < 0.2}
+    drain_s = rng.choice([0.0, 10.0, 60.0, 300.0])
+    return eye, drain_s, eye.why_not(Ask("closing", drain_s=drain_s))
+
+
+def is_read(replica: Replica) -> bool:
+    return replica.load is not None and 0 <= replica.age_s <= 20
+
+
+def wrong_of(replica: Replica, truth: Server, eye: ClosingEye, drain_s: float) -> str:
+    """Why the model must not have been stopped for this replica's sake; "" when it may have been."""
+    now = eye.looks[-1].at
+    # Without a limit, work is never a matter of time.
+    in_time = drain_s == 0 or now < CLOSES + drain_s
+    if not replica.ready:
+        return ""
+    if is_read(replica):
+        return "works" if truth.ends and in_time else ""
+    unread_at = now
+    for look in reversed(eye.looks):
+        before = next((one for one in look.replicas if one.identity == replica.identity and one.ready), None)
+        if before is None:
+            break
+        if is_read(before):
+            if before.load is not None and before.load.running:
+                return "worked when it was read last" if in_time else ""
+            break
+        unread_at = look.at
+    hasty = now - unread_at < BLIND_S and now < CLOSES + max(drain_s, BLIND_S)
+    return "not read, and hardly waited for" if hasty else ""
+
+
+def test_no_wrong_stop_in_10_000_random_closings(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("ERROR")
+    wrong, ends, refused = [], {"at once": 0, "later": 0, "at the limit": 0}, 0
+    for seed in range(10_000):
+        eye, drain_s, said = close_once(seed)
+        last, truths = eye.looks[-1], {one.uid: one for one in eye.world.servers}
+        if said:
+            refused += 1
+            assert drain_s == 0 and any(is_read(one) and truths[one.uid].ends for one in last.replicas), seed
+            continue
+        faults = [wrong_of(one, truths[one.uid], eye, drain_s) for one in last.replicas]
+        wrong += [(seed, fault) for fault in faults if fault]
+        limit = CLOSES + max(drain_s, BLIND_S)
+        assert last.at < limit + 2.1, f"{seed} takes too long"
+        ends["at once" if last.at == CLOSES else "later" if last.at < limit else "at the limit"] += 1
+    assert not wrong, wrong[:5]
+    assert refused > 500 and min(ends.values()) > 500, (refused, ends)

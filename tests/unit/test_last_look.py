@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import pytest
@@ -15,12 +16,13 @@ from airfreight.airflow_api import AirflowApi
 from airfreight.cli import main
 from airfreight.cluster import Applied, Cluster
 from airfreight.errors import RequestError
-from airfreight.last_look import Ask, Eye
-from airfreight.metrics import PAGE_LIMIT
+from airfreight.idleness import Look, Replica
+from airfreight.last_look import BLIND_S, Ask, Eye
+from airfreight.metrics import PAGE_LIMIT, Load
 from airfreight.retry import Patience
 from airfreight.windows import Record, WindowLog, text_of
 from tests.unit.memory_store import MemoryShelf
-from tests.unit.serving_kube import METRICS, Model, page, serving_kube
+from tests.unit.serving_kube import METRICS, PODS, Model, page, pod, serving_kube
 
 IDLE = '{"because": "idle", "evidence": {"uid-x/0": [5.0, 35.0, 45.0]}}'
 
@@ -86,10 +88,110 @@ def test_a_closing_waits_for_requests_and_not_for_ever(model: Model, cluster: Cl
     assert slow.why_not(Ask.parse('{"because": "closing", "drain_s": 10}')) == "" and slow.clock() == 10.0
 
 
-def test_a_closing_does_not_wait_for_what_nobody_can_see(model: Model, cluster: Cluster) -> None:
+def test_a_closing_waits_for_the_one_that_works_while_another_starts(model: Model, cluster: Cluster) -> None:
+    starting = {**pod(ready=False), "metadata": {"name": "pong-predictor-y", "namespace": "models", "uid": "uid-y"}}
+    pods = {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": [starting, pod()]}
+    model.kube.objects[PODS] = lambda: pods
+    model.page = page(running=5)
+    one = eye(cluster, [lambda: None, lambda: setattr(model, "page", page())])
+    assert one.why_not(Ask.parse('{"because": "closing"}')) == "" and one.clock() == 4.0
+    assert not any("pong-predictor-y" in call for call in model.kube.calls)
+
+
+def test_a_closing_looks_again_at_a_page_that_failed_once(model: Model, cluster: Cluster) -> None:
     model.page = 500
-    one = eye(cluster)
-    assert one.why_not(Ask.parse('{"because": "closing"}')) == "" and one.clock() == 0.0
+    steps: list[Callable[[], object]] = [lambda: setattr(model, "page", page(running=5)), lambda: None]
+    one = eye(cluster, [*steps, lambda: setattr(model, "page", page())])
+    assert one.why_not(Ask.parse('{"because": "closing"}')) == "" and one.clock() == 6.0
+
+
+WORKS, RESTS = Load(5, 0, (1.0,)), Load(0, 0, (1.0,))
+STARTS, BLIND = Replica("a", "pong-a", 0, False, None), Replica("a", "pong-a", 0, True, None, "its metrics answer 500")
+OLD = Replica("a", "pong-a", 0, True, RESTS, age_s=60.0)
+READ, BUSY = Replica("a", "pong-a", 0, True, RESTS), Replica("a", "pong-a", 0, True, WORKS)
+
+
+def other(load: Load) -> Replica:
+    return Replica("b", "pong-b", 0, True, load)
+
+
+def closing_s(drain_s: float, wanted: int, seen: Callable[[float], Sequence[Replica]]) -> tuple[str, float]:
+    """What a closing says, and after how long, of replicas that are as `seen` says so many seconds after its start."""
+
+    class Told(Eye):
+        def look(self) -> Look:
+            return Look(now[0], now[0], tuple(seen(now[0])), wanted)
+
+        def _is_down(self) -> bool:
+            return False
+
+    def wait(seconds: float) -> None:
+        now[0] += seconds
+
+    now = [0.0]
+    told = Told(cast(Cluster, None), "models", "pong", clock=lambda: now[0], wait=wait)
+    return told.why_not(Ask("closing", drain_s=drain_s)), now[0]
+
+
+@pytest.mark.parametrize(
+    ("first", "wanted"),
+    [((STARTS,), 2), ((), 2), ((BLIND,), 2), ((OLD,), 2), ((READ,), 2), ((READ,), 1), ((STARTS, BLIND), 3)],
+)
+def test_a_closing_waits_for_any_replica_that_works(first: tuple[Replica, ...], wanted: int) -> None:
+    assert closing_s(300, wanted, lambda at: (*first, other(WORKS if at < 100 else RESTS))) == ("", 100.0)
+    assert closing_s(300, wanted, lambda _: (*first, other(WORKS))) == ("", 300.0), "not for ever"
+    assert closing_s(300, wanted, lambda _: (*first, other(Load(0, 1, (1.0,))))) == ("", 300.0), "one that waits"
+
+
+@pytest.mark.parametrize("seen", [(), (STARTS,), (READ,), (STARTS, other(RESTS))])
+def test_a_closing_does_not_wait_for_what_gets_or_has_no_requests(seen: tuple[Replica, ...]) -> None:
+    assert closing_s(300, 3, lambda _: seen) == ("", 0.0)
+
+
+@pytest.mark.parametrize("unread", [BLIND, OLD])
+def test_what_cannot_be_read_is_waited_for_half_a_minute(unread: Replica, caplog: pytest.LogCaptureFixture) -> None:
+    assert closing_s(300, 1, lambda _: (unread,)) == ("", BLIND_S)
+    said = caplog.messages[-1]
+    assert said.startswith("cannot see pong-a: its metrics ") and said.endswith("; it is stopped all the same.")
+    assert closing_s(10, 1, lambda _: (unread,)) == ("", BLIND_S), "a short drain is no reason to be hasty"
+    assert closing_s(300, 1, lambda at: (unread if at > 280 else BUSY,)) == ("", 300.0)
+    assert closing_s(300, 2, lambda at: (unread if at > 280 else READ, other(WORKS))) == ("", 300.0), "the limit holds"
+
+
+def test_each_replica_has_its_own_half_minute() -> None:
+    def seen(at: float) -> tuple[Replica, ...]:
+        last = other(WORKS) if at < 200 else replace(BLIND, uid="b") if at < 204 else other(RESTS)
+        return BLIND, last
+
+    assert closing_s(300, 2, seen) == ("", 204.0), "one page that failed after 200 s, beside a pod that was never seen"
+    assert closing_s(300, 2, lambda at: (other(WORKS if at < 20 else RESTS), BLIND if at >= 10 else READ)) == ("", 40.0)
+
+
+def test_what_was_seen_working_and_cannot_be_read_since_works() -> None:
+    assert closing_s(300, 1, lambda at: (BLIND if at else BUSY,)) == ("", 300.0)
+    assert closing_s(300, 1, lambda at: (READ if at >= 60 else BLIND if at else BUSY,)) == ("", 60.0)
+    anew = replace(BLIND, restarts=1)
+    assert closing_s(300, 1, lambda at: (anew if at else BUSY,)) == ("", 2.0 + BLIND_S), "its requests are lost"
+
+
+def test_a_model_that_never_became_ready_and_works_stays_up(model: Model, cluster: Cluster) -> None:
+    never = Ask.parse('{"because": "closing", "drain_s": 0}')
+    model.page = page(running=3)
+    busy = eye(cluster)
+    assert busy.why_not(never) == "pong-predictor-x has 3 running, 0 waiting" and busy.clock() == 0.0
+    model.page = 500
+    seen = eye(cluster, [lambda: setattr(model, "page", page(running=3))])
+    assert seen.why_not(never) == "pong-predictor-x has 3 running, 0 waiting" and seen.clock() == 2.0
+    model.page = 500
+    blind = eye(cluster)
+    assert blind.why_not(never) == "" and blind.clock() == BLIND_S
+    model.page = page()
+    rests = eye(cluster)
+    assert rests.why_not(never) == "" and rests.clock() == 0.0
+    model.ready, model.page = False, 500
+    starts = eye(cluster)
+    assert starts.why_not(never) == "" and starts.clock() == 0.0
+    assert closing_s(0, 3, lambda _: (STARTS, BLIND, other(WORKS))) == ("pong-b has 5 running, 0 waiting", 0.0)
 
 
 def test_an_asked_stop_asks_nobody(model: Model, cluster: Cluster) -> None:
@@ -142,6 +244,18 @@ def test_the_pods_stop_leaves_a_busy_model_up_and_says_so(
     assert main(command) == 0 and stopped == [("models", "pong", True)]
     done = json.loads(result.read_text())
     assert done["stopped"] and done["changed"] and datetime.fromisoformat(done["stop"])
+
+
+def test_the_pods_stop_leaves_a_model_up_that_is_said_never_to_have_become_ready_and_works(
+    model: Model, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Cluster, "set_stopped", lambda *_: pytest.fail("it was stopped"))
+    model.page, result = page(running=3), tmp_path / "return.json"
+    never = '{"because": "closing", "drain_s": 0}'
+    command = ["stop", "--name", "pong", "--namespace", "models", "--last-look", never, "--result", str(result)]
+    assert main(command) == 0
+    done = json.loads(result.read_text())
+    assert done["busy"] == "pong-predictor-x has 3 running, 0 waiting" and not done["stopped"] and not done["stop"]
 
 
 @pytest.mark.parametrize("words", [["stop"], ["stop", "pong", "--name", "pong"]])
