@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import re
 from typing import Any
+from weakref import WeakValueDictionary
 
 import httpx2
-from anyio import CapacityLimiter, from_thread, to_thread
+from anyio import CapacityLimiter, Lock, from_thread, to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route, Router
@@ -37,9 +38,12 @@ def routes() -> Router:
 
 
 class WakeEndpoint:
-    """Answers calls; the others of a herd wait for those before them."""
+    """Answers calls; those of a herd at one model go one after the other, and all but the first start nothing."""
 
     def __init__(self) -> None:
+        # One for each model that somebody is waking now. At once they would all start the same run, which Airflow
+        # refuses to all but one; with SQLite some of them would wait for its lock until they fail.
+        self._turns = WeakValueDictionary[str, Lock]()
         # Threads of its own. Airflow's routes run in the common ones: a herd that held all of those would wait for
         # Airflow's answers for ever.
         self._threads = CapacityLimiter(WAKES_AT_ONCE)
@@ -52,7 +56,8 @@ class WakeEndpoint:
                 401, f"This call has no login: send the header Authorization: Bearer TOKEN; {_WHENCE}", _CHALLENGE
             )
         try:
-            woken = await to_thread.run_sync(_wake, request, login[1], limiter=self._threads)
+            async with self._turns.setdefault(request.path_params["name"], Lock()):
+                woken = await to_thread.run_sync(_wake, request, login[1], limiter=self._threads)
         except RefusedError as error:
             if error.status == 401:
                 return _no(401, f"Airflow does not accept the token: get a new one; {_WHENCE}", _CHALLENGE)

@@ -24,6 +24,7 @@ from airfreight_airflow.windows_operators import (
     DOWN_TASK,
     READY_TASK,
     STOP_TASK,
+    PingOperator,
     StopModelOperator,
     record_window,
     skip_unless_opening,
@@ -93,8 +94,9 @@ def _tasks(served: Served) -> None:
         task_id="resume", role=DEPLOYER, arguments=["resume", *model], pre_execute=skip_unless_opening
     )
     ready = ServingSensor(task_id=READY_TASK, served=served, ready_timeout=READY)
-    ping = AirfreightPodOperator(
+    ping = PingOperator(
         task_id=PING_TASK,
+        served=served,
         role=VALIDATOR,
         arguments=["ping", "--url", left["url"], "--served-name", left["served_name"]],
     )

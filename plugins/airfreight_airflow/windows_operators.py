@@ -10,9 +10,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import get_current_context
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from airfreight.errors import AirfreightError
+from airfreight.observation import is_stopped
 from airfreight.warmup import expected
 from airfreight.window_rules import GoOn, Terms, terms
 from airfreight.windows import Closing
@@ -33,6 +34,35 @@ def skip_unless_opening(context: Any) -> None:
     opened = context["ti"].xcom_pull(task_ids=OPEN_TASK) or {}
     if opened.get("action") != OPEN:
         raise AirflowSkipException("This run stops the model; nothing is started.")
+
+
+class PingOperator(AirfreightPodOperator):
+    """Ask the model one thing. One that was stopped meanwhile cannot answer, and is not asked again and again: whoever
+    wakes it is told that a window is open for as long as this task goes on.
+
+    Args:
+        served: the model, from the catalog.
+    """
+
+    def __init__(self, *, served: Served, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.served = served
+
+    def execute(self, context: Context) -> Any:
+        """Run the pod; skip when it failed because the model is gone."""
+        try:
+            return super().execute(context)
+        except AirflowException:
+            if self._is_gone(context):
+                raise AirflowSkipException(f"{self.served.name} was stopped meanwhile.") from None
+            raise
+
+    def _is_gone(self, context: Context) -> bool:
+        try:
+            service = Keeper(self.served, context).observe().inference_service
+        except AirfreightError:
+            return False
+        return service is None or is_stopped(service)
 
 
 class StopModelOperator(AirfreightPodOperator):

@@ -162,6 +162,7 @@ def test_a_herd_opens_one_window_and_leaves_airflow_its_threads(airflow: Airflow
     assert {answer.status_code for answer in said} == {200}, {answer.text for answer in said}
     assert {answer.json()["run_id"] for answer in said} == {airflow.runs[0]["dag_run_id"]}
     assert len(said) == 30 and len(airflow.runs) == 1
+    assert [request.method for request in airflow.asked].count("POST") == 1, "the others see that it was just woken"
 
 
 # ---- who may -----------------------------------------------------------------------------------------------------

@@ -15,11 +15,13 @@ from airfreight.hours import Hours
 from airfreight.ledger import Ledger
 from airfreight.ledger_rules import Found
 from airfreight.windows import Current, WindowLog, moment, text_of
+from airfreight_airflow.operators import VALIDATOR, AirfreightPodOperator
 from airfreight_airflow.windows_events import Kind, WindowEvent
 from airfreight_airflow.windows_keeper import Served
+from airfreight_airflow.windows_operators import PingOperator
 from airfreight_airflow.windows_sensors import WatchSensor
 from airfreight_airflow.windows_timetable import OpeningsTimetable
-from tests.unit.serving_kube import Model
+from tests.unit.serving_kube import SERVICE, Model
 from tests.unit.window_bench import (  # noqa: F401  (fixtures)
     MINUTE,
     Airflow,
@@ -203,6 +205,40 @@ def test_who_wakes_a_model_that_was_just_stopped_waits_and_opens_another_window(
     assert wait.trigger.moment - datetime.now(tz=UTC) < 6 * timedelta(seconds=1)
     log.let_go("r1")
     assert open_window(airflow, SERVED, "r2")["because"] == "wake" and log.current().run == "r2"
+
+
+def ping_task() -> Any:
+    return make(PingOperator, SERVED, role=VALIDATOR, arguments=["ping"])
+
+
+@pytest.mark.parametrize("gone", ["stopped", "deleted"])
+def test_a_model_that_is_stopped_while_it_is_pinged_is_not_pinged_again(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    """Three tries of a minute each, and who wakes it meanwhile would be told that its window is open."""
+
+    def fails(self: AirfreightPodOperator, context: Any) -> Any:
+        raise AirflowException("cannot be reached (Name or service not known)")
+
+    monkeypatch.setattr(AirfreightPodOperator, "execute", fails)
+    model.stopped, model.exists = gone == "stopped", gone != "deleted"
+    with pytest.raises(AirflowSkipException, match="pong was stopped meanwhile"):
+        ping_task().execute(airflow.context("ping"))
+
+
+@pytest.mark.parametrize("away", [False, True])
+def test_a_ping_that_fails_for_another_reason_is_tried_again(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow, monkeypatch: pytest.MonkeyPatch, away: bool
+) -> None:
+    def fails(self: AirfreightPodOperator, context: Any) -> Any:
+        raise AirflowException("answered 500")
+
+    monkeypatch.setattr(AirfreightPodOperator, "execute", fails)
+    model.stopped = False
+    if away:
+        model.kube.objects[SERVICE] = 500
+    with pytest.raises(AirflowException, match="answered 500"):
+        ping_task().execute(airflow.context("ping"))
 
 
 # ---- what a run leaves behind --------------------------------------------------------------------------------------

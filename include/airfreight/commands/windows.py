@@ -83,11 +83,14 @@ def ping(
     from datetime import timedelta
 
     from airfreight.chat import ChatServer
-    from airfreight.validation import PATIENCE, check_answer
+    from airfreight.retry import Patience
+    from airfreight.validation import check_answer
     from airfreight.windows import text_of
 
+    # A quarter of a minute: the model is ready, and its Service refuses for two seconds at most.
+    patience = Patience(attempts=6, base=0.5, longest=8.0, on_retry=lambda error: typer.echo(str(error)))
     with ChatServer(url) as server:
-        answer = PATIENCE.call(lambda: server.chat(served_name, question))
+        answer = patience.call(lambda: server.chat(served_name, question))
     check_answer(url, served_name, question, answer)
     first = datetime.now(UTC) - timedelta(seconds=answer.seconds - answer.ttft_s)
     typer.echo(f"{served_name} answered: {answer.text}")
