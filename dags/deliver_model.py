@@ -25,6 +25,7 @@ from airfreight_airflow.resolving import ResolveOperator, off_the_way, split_pod
 from airfreight_airflow.sensors import ReleaseReadySensor
 from airfreight_airflow.staging import CreateVolumeOperator, RemoveVolumeOperator
 from airfreight_airflow.task_defaults import TASK_DEFAULTS
+from airfreight_airflow.windows_keeper import forget_dead_window
 
 DOCS = """
 Carries one version of one model from the Hugging Face hub into S3, into a registry as an image, or into both; serves it with KServe and
@@ -213,6 +214,7 @@ with DAG(
         flags=["--stage"],
         switches={**take_over, "--egress": "{{ airfreight.walled() }}"},
         execution_timeout=timedelta(minutes=140),  # an hour for another run at this model, an hour to pull its images
+        pre_execute=forget_dead_window,
         **either,
     )
     wait_until_ready = ReleaseReadySensor(
@@ -270,6 +272,7 @@ with DAG(
             *("--cause", "{{ gates.cause(ti) }}"),
             *("--evidence", "{{ gates.judged(ti) }}"),
         ],
+        flags=["--in-run"],
         switches={"--keep": "{{ params.keep_failed }}"},
         trigger_rule=TriggerRule.ONE_FAILED,
         execution_timeout=timedelta(minutes=80),  # as long as the GPU runtime gives a model to start

@@ -135,7 +135,9 @@ class Undoing:
 
     # ---- roll back -----------------------------------------------------------------------------------------------
 
-    def roll_back(self, cause: str, evidence: Mapping[str, Any], *, keep: bool, timeout_s: float) -> Done:
+    def roll_back(
+        self, cause: str, evidence: Mapping[str, Any], *, keep: bool, timeout_s: float, in_run: bool = False
+    ) -> Done:
         """Undo what this run did to the target, reject its candidate, and let the lock go.
 
         A run that holds no lock did nothing, so there is nothing to undo.
@@ -144,11 +146,13 @@ class Undoing:
             cause: why; one sentence, kept with the release.
             keep: a first delivery that failed is kept, stopped, rather than removed.
             timeout_s: for what is put back to answer again.
+            in_run: it is a step of the run itself, so that the end of the run is the end of it.
         Raises:
             RequestError: somebody edited the InferenceService by hand, or put another release there.
             GateError: what is put back does not answer either. In both cases the candidate is rejected all the same.
         """
-        lock = self.ledger.undo(self.run) if self.ledger.is_held_by(self.run) else Lock()
+        hold = self.ledger.held_by if in_run else self.ledger.undo
+        lock = hold(self.run) if self.ledger.is_held_by(self.run) else Lock()
         if lock.candidate is None or lock.found is None:
             self.ledger.let_go(self.run)
             return Done("This run changed nothing, so there is nothing to put back.", {"done": "nothing"})

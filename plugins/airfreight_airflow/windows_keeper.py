@@ -20,12 +20,13 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 
 from airfreight.catalog import CatalogModel
 from airfreight.durations import parse_duration, words
-from airfreight.errors import RequestError, TemporaryError
+from airfreight.errors import AirfreightError, RequestError, TemporaryError
 from airfreight.hours import Hours
 from airfreight.observation import Observation
 from airfreight.warmup import longest
 from airfreight.window_rules import GIVE_UP, GoOn, Stop, Terms, end, terms
-from airfreight.windows import Closing, text_of
+from airfreight.windows import Closing, Current, text_of
+from airfreight_airflow.requests import namespace_of, service_name_of
 from airfreight_airflow.settings import read_settings
 from airfreight_airflow.triggers import Release
 from airfreight_airflow.windows_events import Kind, WindowEvent
@@ -85,12 +86,14 @@ class Outcome:
         because: a `Closing`.
         sentence: for a person.
         last_look: JSON for `airfreight stop --last-look`.
+        ended: the model is stopped already.
     """
 
     stop: bool
     because: str
     sentence: str = ""
     last_look: dict[str, Any] = field(default_factory=dict)
+    ended: bool = False
 
     def result(self) -> dict[str, Any]:
         """As the task's XCom."""
@@ -169,7 +172,8 @@ class Keeper:
         match event.kind:
             case Kind.STOPPED:
                 self._ends()
-                return Outcome(False, Closing.ASKED if event.ours else Closing.BY_HAND, event.sentence)
+                because = Closing.ASKED if event.ours else Closing.BY_HAND
+                return Outcome(False, because, event.sentence, ended=True)
             case Kind.GONE:
                 self._ends()
                 return Outcome(False, Closing.GONE, event.sentence)
@@ -185,24 +189,41 @@ class Keeper:
         Args:
             asked: when (RFC 3339).
         """
-        if self.woken_since(asked):
+        kept = self.log.current()
+        if kept.run and asked and kept.touched > asked:
             return Outcome(False, Closing.ASKED, f"Somebody woke {self.served.name} after this stop was asked for.")
         if run := self.trying():
             return GoOn(f"{run} is delivering to it", Terms(None, None))
         return Outcome(True, Closing.ASKED, event.sentence, _ask_of(event))
 
-    def may_end(self) -> bool:
-        """Whether this run may stop the model it opened a window for: another one may keep a window of it by now.
+    def hold(self, window: str, *, own: bool, asked: str) -> str | Outcome | GoOn:
+        """Say in the note that the window is being closed, before the pod that stops the model is started.
 
+        From then on who wakes the model waits for the end of it, and so does a delivery that wants to try a release.
+        One that did so before is seen here.
+
+        Args:
+            window: of this run, which may have let it go: its `stop` failed, and was cleared by hand hours later.
+            own: this run opened a window, and may close no other; who was asked to stop the model closes any.
+            asked: when a person asked for the stop (RFC 3339); "": a wake since then does not count.
+        Returns:
+            The run that keeps the note; or why the model is left up; or what is waited for first.
         Raises:
             TemporaryError: the store does not answer.
         """
-        return self.log.current().run in ("", self.run_id)
-
-    def woken_since(self, moment_: str) -> bool:
-        """Whether somebody woke the model after a moment (RFC 3339), and a window is open for it."""
         kept = self.log.current()
-        return kept.run != "" and kept.touched > moment_
+        if not kept.run:
+            kept = self.log.take(Current(window or "stop", self.run_id, closing=True), bool)
+        if own and kept.run != self.run_id:
+            return Outcome(False, Closing.FAILED, f"Another run keeps a window of {self.served.name} now.")
+        if asked and kept.touched > asked:
+            return Outcome(False, Closing.ASKED, f"Somebody woke {self.served.name} after this stop was asked for.")
+        if self.log.close(kept.run, kept) is None:
+            return self.hold(window, own=own, asked=asked)  # somebody left a note since
+        if run := self.trying():
+            self.log.reopen(kept.run)
+            return GoOn(f"{run} is delivering to it", Terms(None, None))
+        return kept.run
 
     def _ends(self) -> None:
         """Say that this window is over: who wakes the model from now on waits for another one."""
@@ -246,6 +267,22 @@ class Keeper:
         if kept.closing:  # it was, when the store went away
             self.log.reopen(self.run_id)
         return GoOn("the store answers again", terms(kept, self.served.idle_after, now))
+
+
+def forget_dead_window(context: Any) -> None:
+    """Let go what a run of `serve_<name>` keeps that is gone (a `pre_execute` of `deploy`).
+
+    A delivery leaves a stopped model up when a window was opened for it, and whether the run that says so goes on only
+    Airflow knows. What cannot be asked is left as it is.
+    """
+    try:
+        params = context["params"]
+        name, site = service_name_of(params), read_settings()
+        kept = window_log(site, namespace_of(params, site.target_namespace), name)
+        if kept.forget(lambda run: is_alive(context, f"serve_{name}", run)):
+            log.info("The run that kept a window of %s is gone; no window is open.", name)
+    except AirfreightError as error:
+        log.info("Whether a window of this model is open is not known (%s).", error.message)
 
 
 def is_alive(context: Context, dag_id: str, run_id: str) -> bool:

@@ -7,21 +7,30 @@ task then waits for the end of the window again, in the triggerer, and starts an
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import get_current_context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from airfreight.errors import AirfreightError
+from airfreight.errors import AirfreightError, TemporaryError
 from airfreight.observation import is_stopped
 from airfreight.warmup import expected
 from airfreight.window_rules import GoOn, Terms, terms
-from airfreight.windows import Closing
+from airfreight.windows import Closing, Current
 from airfreight_airflow import failures
 from airfreight_airflow.operators import DEPLOYER, AirfreightPodOperator
 from airfreight_airflow.windows_events import Kind, WindowEvent
-from airfreight_airflow.windows_keeper import OPEN_TASK, PING_TASK, WATCH_TASK, Keeper, Served, failed_tasks
-from airfreight_airflow.windows_sensors import ASKED_IDLE, OPEN, ending
+from airfreight_airflow.windows_keeper import (
+    OPEN_TASK,
+    PING_TASK,
+    STORE_RETRY,
+    WATCH_TASK,
+    Keeper,
+    Outcome,
+    Served,
+    failed_tasks,
+)
+from airfreight_airflow.windows_sensors import ASKED_IDLE, OPEN, STOP, ending, ending_but_for_the_store
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -82,68 +91,89 @@ class StopModelOperator(AirfreightPodOperator):
         watched = context["ti"].xcom_pull(task_ids=WATCH_TASK) or {}
         if not watched.get("stop"):
             raise AirflowSkipException(watched.get("sentence") or "There is nothing to stop.")
-        with ending(context):
-            self._skip_if_lost(context, Keeper(self.served, context))  # cleared by hand, it may come hours later
         return self._stop(context, str(watched["last_look"]), str(watched["because"]))
 
     def seen(self, context: Context, event: dict[str, Any]) -> Any:
         """Back from waiting once more for the end of the window."""
         with ending(context):
             found = Keeper(self.served, context).judge(WindowEvent.from_event(event))
-        if isinstance(found, GoOn):
-            return self._watch(context, found.reason)
-        result = found.result()
-        if not found.stop:
-            return {"stopped": False, "busy": "", "stop": "", "because": found.because}
-        return self._stop(context, str(result["last_look"]), str(found.because))
+        return self._found(context, found)
 
     def asked(self, context: Context, event: dict[str, Any]) -> Any:
         """Likewise, for a stop that a person asked for: idleness is all it waits for."""
         saw = WindowEvent.from_event(event)
-        if saw.kind is not Kind.IDLE:
-            return self.seen(context, event)
+        if saw.kind is Kind.AGAIN:
+            self._wait(context, "the store is asked again", Terms(None, ASKED_IDLE))
         with ending(context):
             keeper = Keeper(self.served, context)
-            self._skip_if_lost(context, keeper)
-            found = keeper.judge_asked(saw, _asked_at(context))
+            found = keeper.judge_asked(saw, _asked_at(context)) if saw.kind is Kind.IDLE else keeper.judge(saw)
+        return self._found(context, found)
+
+    def _found(self, context: Context, found: Outcome | GoOn) -> Any:
         if isinstance(found, GoOn):
-            return self._watch(context, found.reason)
-        result = found.result()
-        if not found.stop:
+            under = found.terms if _keeps_a_window(context) else Terms(None, ASKED_IDLE)
+            self._wait(context, found.reason, under)
+        if found.stop:
+            return self._stop(context, str(found.result()["last_look"]), str(found.because))
+        if found.because in (Closing.BY_HAND, Closing.GONE) or found.ended:
             return {"stopped": False, "busy": "", "stop": "", "because": found.because}
-        return self._stop(context, str(result["last_look"]), Closing.ASKED)
+        raise AirflowSkipException(found.sentence)  # it stays up, so nothing is to be confirmed
 
     def _stop(self, context: Context, last_look: str, because: str) -> Any:
+        try:
+            with ending_but_for_the_store(context):
+                hold = Keeper(self.served, context).hold(
+                    str((context["ti"].xcom_pull(task_ids=OPEN_TASK) or {}).get("window") or ""),
+                    own=_keeps_a_window(context),
+                    asked=_asked_at(context),
+                )
+        except TemporaryError as error:
+            again = Terms(None, None, again=datetime.now(tz=UTC) + STORE_RETRY)
+            self._wait(context, f"the store cannot be asked ({error.message})", again)
+        if isinstance(hold, Outcome):
+            raise AirflowSkipException(hold.sentence)
+        if isinstance(hold, GoOn):
+            self._watch(context, hold.reason)
         # The command's own --result, which the house operator appended, comes after it.
         self.arguments[self.arguments.index("--last-look") + 1] = last_look
-        result = super().execute(context)
+        try:
+            result = super().execute(context)
+        except AirflowException:
+            if hold != str(context["run_id"]):  # of our own window `record` takes care
+                self._reopen(context, hold)
+            raise
         if result and result.get("busy"):
-            return self._watch(context, str(result["busy"]))
+            self._watch(context, str(result["busy"]), hold)
         return {**(result or {}), "because": because}
 
-    def _watch(self, context: Context, reason: str) -> Any:
+    def _watch(self, context: Context, reason: str, hold: str = "") -> NoReturn:
+        """Wait for the end of the window again, after it was to be stopped and was not."""
+        kept = self._reopen(context, hold or str(context["run_id"]))
+        ours = _keeps_a_window(context) and kept is not None
+        under = terms(kept, self.served.idle_after, datetime.now(tz=UTC)) if ours and kept else Terms(None, ASKED_IDLE)
+        self._wait(context, reason, under)
+
+    def _wait(self, context: Context, reason: str, under: Terms) -> NoReturn:
         self.log.info("%s stays open: %s.", self.served.name, reason)
         with ending(context):
-            keeper = Keeper(self.served, context)
-            self._skip_if_lost(context, keeper)
-            # A run that was only asked to stop keeps no window.
-            kept = keeper.log.reopen(keeper.run_id)
-            asked = Terms(None, ASKED_IDLE)
-            following = terms(kept, self.served.idle_after, datetime.now(tz=UTC)) if kept else asked
-            self.defer(trigger=keeper.watch(following), method_name="seen" if kept else "asked")
+            trigger = Keeper(self.served, context).watch(under)
+        self.defer(trigger=trigger, method_name="seen" if _keeps_a_window(context) else "asked")
 
-    def _skip_if_lost(self, context: Context, keeper: Keeper) -> None:
-        """End the task if the window it would end is somebody else's by now; who asked for a stop means any window."""
-        opened = context["ti"].xcom_pull(task_ids=OPEN_TASK) or {}
-        if opened.get("action") == OPEN and not keeper.may_end():
-            raise AirflowSkipException(f"Another run keeps a window of {self.served.name} now, which is left open.")
+    def _reopen(self, context: Context, run: str) -> Current | None:
+        with ending(context):
+            return Keeper(self.served, context).log.reopen(run)
+
+
+def _keeps_a_window(context: Context) -> bool:
+    """Whether this run opened a window; one that was only asked to stop keeps none."""
+    opened = context["ti"].xcom_pull(task_ids=OPEN_TASK) or {}
+    return bool(opened.get("action") == OPEN)
 
 
 def _asked_at(context: Context) -> str:
-    """When the stop was asked for; a run that kept a window was asked when its `stop` was."""
+    """When a person asked for a stop who does not know what happened since; "" when nobody did, or wants it now."""
     opened = context["ti"].xcom_pull(task_ids=OPEN_TASK) or {}
-    watched = context["ti"].xcom_pull(task_ids=WATCH_TASK) or {}
-    return str(opened.get("asked") or watched.get("at") or "")
+    return str(opened.get("asked") or "") if opened.get("action") == STOP else ""
 
 
 def record_window(served: Served) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 from airflow.sdk import BaseSensorOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
-from airfreight.errors import AirfreightError, RequestError
+from airfreight.errors import AirfreightError, RequestError, TemporaryError
 from airfreight.hours import Window, current
 from airfreight.observation import KubernetesObject, is_stopped
 from airfreight.rendering import service_url
@@ -86,8 +86,6 @@ class OpenWindowSensor(WindowSensor):
             raise AirflowSkipException(f"{self.served.name} was left stopped by its delivery; nothing to watch.")
         cold_starts = keeper.log.cold_starts()
         hours = self._hours(context, keeper, because, cold_starts, now)
-        if delivery := keeper.trying():
-            self._wait_until(now + DELIVERY_LAG, f"{delivery} is delivering to it; opening after that")
         by_hours = because is Opening.HOURS
         asked = Current(
             window_id(hours.opens if hours and by_hours else now, because),
@@ -103,6 +101,9 @@ class OpenWindowSensor(WindowSensor):
             raise AirflowSkipException(
                 f"{self.served.name} is open already: run {kept.run} keeps window {kept.window}."
             )
+        # Asked once the window is ours: the delivery then leaves the model up, which this run would only start again.
+        if delivery := keeper.trying():
+            self._wait_until(now + DELIVERY_LAG, f"{delivery} is delivering to it; opening after that")
         requested = text_of(now)
         record = keeper.log.begin(
             Record(
@@ -289,6 +290,17 @@ class StoppedSensor(WindowSensor):
         if saw.kind is not Kind.DOWN:
             failures.end_task(context, failures.of_exit_code(saw.exit_code, saw.sentence))
         return {"stopped": text_of(datetime.fromtimestamp(saw.at, tz=UTC)), "sentence": saw.sentence}
+
+
+@contextmanager
+def ending_but_for_the_store(context: Context) -> Iterator[None]:
+    """Likewise; what may heal is left to the caller, who waits for it."""
+    try:
+        yield
+    except TemporaryError:
+        raise
+    except AirfreightError as error:
+        failures.end_task(context, error)
 
 
 @contextmanager

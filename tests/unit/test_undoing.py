@@ -144,6 +144,25 @@ def test_a_window_that_opens_during_a_delivery_to_a_stopped_model_is_not_ended_b
     assert not bench.stopped and bench.cluster.serving == (B if passes else A)
 
 
+@pytest.mark.parametrize("in_run", [True, False])
+def test_only_who_undoes_by_hand_says_so(bench: Bench, monkeypatch: pytest.MonkeyPatch, in_run: bool) -> None:
+    """A step of the run ends with it: killed, it must not look like somebody at work for as long as its lease lasts."""
+
+    class Killed(BaseException): ...
+
+    def kill(*_: object, **__: object) -> None:
+        raise Killed
+
+    bench.deliver(A)
+    bench.register(B, "next")
+    bench.run("next").stage(B)
+    monkeypatch.setattr(ServedModel, "wait_until_it_answers", kill)
+    with pytest.raises(Killed):
+        bench.run("next").roll_back(CAUSE, {}, keep=False, timeout_s=60, in_run=in_run)
+    held = bench.run("x").ledger.held()
+    assert held is not None and held.undoing is not in_run
+
+
 @pytest.mark.parametrize("ended", ["stopped", "kept open"])
 def test_a_delivery_waits_while_a_window_is_being_closed(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, ended: str

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from airfreight.errors import RequestError
+from airfreight.errors import RequestError, TemporaryError
 from airfreight.hours import Hours
 from airfreight.ledger import Ledger
 from airfreight.ledger_rules import Found
 from airfreight.windows import Current, WindowLog, moment, text_of
+from airfreight_airflow import windows_keeper
 from airfreight_airflow.operators import VALIDATOR, AirfreightPodOperator
 from airfreight_airflow.windows_events import Kind, WindowEvent
-from airfreight_airflow.windows_keeper import Served
+from airfreight_airflow.windows_keeper import Served, forget_dead_window
 from airfreight_airflow.windows_operators import PingOperator
 from airfreight_airflow.windows_sensors import WatchSensor
 from airfreight_airflow.windows_timetable import OpeningsTimetable
@@ -254,7 +255,7 @@ def test_a_stop_that_is_cleared_hours_later_does_not_stop_the_next_window(
     own = dict(airflow.xcoms)
     open_window(airflow, SERVED, "r2")
     airflow.xcoms = own
-    with pytest.raises(AirflowSkipException, match="Another run keeps a window of pong now, which is left open"):
+    with pytest.raises(AirflowSkipException, match="Another run keeps a window of pong now"):
         stop_task(SERVED).execute(airflow.context("stop"))
     assert not looked
     log.let_go("r2")
@@ -262,7 +263,7 @@ def test_a_stop_that_is_cleared_hours_later_does_not_stop_the_next_window(
     assert stop_task(SERVED).execute(airflow.context("stop"))["stop"], "nobody keeps it"
 
 
-def test_a_window_that_comes_while_a_cleared_stop_waits_is_left_open(
+def test_a_cleared_stop_that_finds_work_keeps_the_window_again(
     model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow, pods: list[Any]
 ) -> None:
     pods.pop()
@@ -271,12 +272,120 @@ def test_a_window_that_comes_while_a_cleared_stop_waits_is_left_open(
     log.let_go("r1")
     pods.append({"busy": "pong answers", "stop": ""})
     again = deferred(lambda: stop_task(SERVED).execute(airflow.context("stop")))
-    assert again.method_name == "asked" and again.trigger.idle_after_s == 30.0
+    assert again.method_name == "seen" and again.trigger.idle_after_s == 1800.0
+    assert log.current().is_open and log.current().run == "r1"
+    with pytest.raises(AirflowSkipException, match="is open already: run r1 keeps window"):
+        open_window(airflow, SERVED, "r2")
+
+
+@pytest.mark.parametrize("action", ["open", "stop", "stop_now"])
+def test_while_the_pod_stops_it_who_wakes_it_waits(
+    model: Model,
+    log: WindowLog,
+    ledger: Ledger,
+    airflow: Airflow,
+    monkeypatch: pytest.MonkeyPatch,
+    action: str,
+) -> None:
+    """Whether or not a run keeps a window: nobody's model is stopped too, when a person says so."""
+    opened(airflow, log, action=action)
+    if action == "open":
+        log.let_go("r1")
+    airflow.xcoms[WATCH, "return_value"] = {"stop": True, "because": "x", "last_look": '{"because": "asked"}'}
+    kept, waits = [], []
+
+    def pod(self: AirfreightPodOperator, context: Any) -> Any:
+        own = dict(airflow.xcoms)
+        kept.append(log.current())
+        waits.append(deferred(lambda: open_window(airflow, SERVED, "r2")).trigger.moment - datetime.now(tz=UTC))
+        airflow.xcoms = own
+        return {"busy": "", "stop": "2026-11-22T12:00:00Z"}
+
+    monkeypatch.setattr(AirfreightPodOperator, "execute", pod)
+    assert stop_task(SERVED).execute(airflow.context("stop"))["stop"]
+    assert kept[0].closing and waits[0] < 6 * timedelta(seconds=1)
+
+
+def test_a_stop_that_was_asked_for_closes_the_window_of_another_run_and_opens_it_again_when_it_finds_work(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened(airflow, log)
+    airflow.xcoms["open_window", "return_value"] = open_window(airflow, SERVED, "r2", action="stop")
+    airflow.xcoms[WATCH, "return_value"] = {"stop": True, "because": "asked", "last_look": '{"because": "asked"}'}
+    closing = []
+
+    def pod(self: AirfreightPodOperator, context: Any) -> Any:
+        closing.append(log.current().closing)
+        if len(closing) == 1:
+            return {"busy": "pong answers", "stop": ""}
+        raise AirflowException("no right to stop it")
+
+    monkeypatch.setattr(AirfreightPodOperator, "execute", pod)
+    again = deferred(lambda: stop_task(SERVED).execute(airflow.context("stop", "r2")))
+    assert again.method_name == "asked" and log.current().is_open and log.current().run == "r1"
+    with pytest.raises(AirflowException, match="no right"):
+        stop_task(SERVED).execute(airflow.context("stop", "r2"))
+    assert closing == [True, True] and log.current().is_open
+
+
+def test_a_delivery_that_came_since_is_seen_before_the_pod_is_started(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow, pods: list[Any]
+) -> None:
+    looked = pods.pop()
+    opened(airflow, log)
+    airflow.xcoms[WATCH, "return_value"] = saw(airflow, SERVED, Kind.CLOSING)
+    tries(ledger)  # the DAG was paused for longer than a delivery waits
+    again = deferred(lambda: stop_task(SERVED).execute(airflow.context("stop")))
+    assert again.method_name == "seen" and log.current().is_open and not looked
+
+
+def test_a_store_that_is_away_when_it_is_to_be_stopped_is_asked_again(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow, monkeypatch: pytest.MonkeyPatch, pods: list[Any]
+) -> None:
+    looked = pods.pop()
+    opened(airflow, log)
+    airflow.xcoms[WATCH, "return_value"] = saw(airflow, SERVED, Kind.CLOSING)
+
+    def away(self: WindowLog) -> Current:
+        raise TemporaryError("The object store cannot be reached")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(WindowLog, "current", away)
+        again = deferred(lambda: stop_task(SERVED).execute(airflow.context("stop")))
+    assert again.method_name == "seen" and again.trigger.again_at is not None and not looked
+    back = vars(WindowEvent(Kind.AGAIN, 0.0))
+    assert deferred(lambda: stop_task(SERVED).seen(airflow.context("stop"), back)).trigger.idle_after_s == 1800.0
+    assert log.current().is_open
+
+
+def test_a_stop_that_a_wake_overrules_ends_without_confirming_anything(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow, pods: list[Any]
+) -> None:
+    looked = pods.pop()
+    opened(airflow, log)
+    airflow.xcoms["open_window", "return_value"] = open_window(airflow, SERVED, "r2", action="stop")
+    airflow.xcoms[WATCH, "return_value"] = asked(airflow, IDLE)
     own = dict(airflow.xcoms)
-    open_window(airflow, SERVED, "r2")
+    with pytest.raises(AirflowSkipException, match="is open already"):
+        open_window(airflow, SERVED, "r3")
     airflow.xcoms = own
-    with pytest.raises(AirflowSkipException, match="Another run keeps a window"):
-        stop_task(SERVED).asked(airflow.context("stop"), vars(IDLE))
+    with pytest.raises(AirflowSkipException, match="Somebody woke pong after this stop was asked for"):
+        stop_task(SERVED).execute(airflow.context("stop", "r2"))
+    with pytest.raises(AirflowSkipException, match="Somebody woke pong after this stop was asked for"):
+        stop_task(SERVED).asked(airflow.context("stop", "r2"), vars(IDLE))
+    assert not looked and log.current().is_open
+
+
+def test_an_opening_that_waits_for_a_delivery_has_taken_its_window(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow
+) -> None:
+    """So the delivery leaves the model up, instead of stopping what is started again a moment later."""
+    tries(ledger)
+    deferred(lambda: open_window(airflow, SERVED))
+    assert log.current().is_open and log.current().run == "r1" and not log.records()
+    ledger.let_go(DELIVERY)
+    model.stopped = False
+    assert open_window(airflow, SERVED)["found"] == "running"
 
 
 def test_a_window_that_could_not_be_recorded_is_let_go(
@@ -307,3 +416,25 @@ def test_a_stop_forgets_the_window_of_a_run_that_is_gone(
     airflow.alive.remove("r1")
     open_window(airflow, SERVED, "r2", action="stop")
     assert log.current() == Current()
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_delivery_does_not_take_the_window_of_a_run_that_is_gone_for_open(
+    log: WindowLog, airflow: Airflow, alive: bool
+) -> None:
+    """Else it would leave a model up that it found stopped, and nobody would stop it."""
+    opened(airflow, log)
+    if not alive:
+        airflow.alive.remove("r1")
+    forget_dead_window(airflow.context("deploy", "manual__1", model="acme/pong", name="pong", namespace="models"))
+    assert log.current().is_open is alive
+
+
+def test_a_delivery_goes_on_where_windows_cannot_be_looked_at(
+    airflow: Airflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> WindowLog:
+        raise RequestError("There is no connection airfreight_store: define it, of type aws.")
+
+    monkeypatch.setattr(windows_keeper, "window_log", missing)
+    forget_dead_window(airflow.context("deploy", "manual__1", model="acme/pong", name="pong", namespace="models"))

@@ -163,6 +163,9 @@ def roll_back(
     ] = "",
     cause: Annotated[str, typer.Option(help="Why; one sentence, kept in the ledger.")] = "",
     keep: Annotated[bool, typer.Option("--keep", help="Keep a first delivery that failed, stopped.")] = False,
+    in_run: Annotated[
+        bool, typer.Option("--in-run", help="As a task of that run, whose end is the end of it.")
+    ] = False,
     ledger: LedgerOption = None,
     run: RunOption = "",
     if_busy: BusyOption = "wait",
@@ -181,7 +184,7 @@ def roll_back(
     handover = _handover(name, namespace, ledger, run)
     if not to:
         why = cause or "A gate failed; see the failed task of its run."
-        _tell(handover.roll_back(why, kept, keep=keep, timeout_s=timeout), result)
+        _tell(handover.roll_back(why, kept, keep=keep, timeout_s=timeout, in_run=in_run), result)
         return
     release = _earlier(handover) if to == "previous" else to
     handover.ledger.read(release)
