@@ -450,6 +450,7 @@ def test_the_commands_write_what_the_pods_promise(bench: Bench) -> None:
             "allow_unsafe": None}  # fmt: skip
     assert before == {
         **plan,
+        "origin": f"hf://acme/pong@{commit}",
         "source": f"hf://acme/pong@{commit}",
         "repo_id": "acme/pong",
         "revision": "main",

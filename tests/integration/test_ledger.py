@@ -65,7 +65,7 @@ def test_what_lies_in_the_bucket(minio: Minio, root: str) -> None:
     assert found[f"{folder}live.json"]["release"] == A
     assert found[f"{folder}{A}.json"]["inference_service"]["kind"] == "InferenceService"
     assert [event["state"] for event in found[f"{folder}{A}.state.json"]["history"]] == ["candidate", "live"]
-    assert found[f"{folder}lock.json"]["found"] == {"existed": True, "live": None, "stopped": True}
+    assert found[f"{folder}lock.json"]["found"] == {"existed": True, "left": [], "live": None, "stopped": True}
     assert open_ledger(root, TARGET).read(A) == release(A)
 
 
