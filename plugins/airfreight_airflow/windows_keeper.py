@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -216,14 +217,35 @@ class Keeper:
             kept = self.log.take(Current(window or "stop", self.run_id, closing=True), bool)
         if own and kept.run != self.run_id:
             return Outcome(False, Closing.FAILED, f"Another run keeps a window of {self.served.name} now.")
+        if own and not kept.closing:
+            # It was, when it was judged. Who woke the model since was told that its window is open.
+            return GoOn("its window was opened again", Terms(None, None))
         if asked and kept.touched > asked:
             return Outcome(False, Closing.ASKED, f"Somebody woke {self.served.name} after this stop was asked for.")
         if self.log.close(kept.run, kept) is None:
             return self.hold(window, own=own, asked=asked)  # somebody left a note since
-        if run := self.trying():
-            self.log.reopen(kept.run)
+        try:
+            run = self.trying()
+        except AirfreightError:
+            with suppress(AirfreightError):
+                self.give_back(kept.run, own=own)
+            raise
+        if run:
+            self.give_back(kept.run, own=own)
             return GoOn(f"{run} is delivering to it", Terms(None, None))
         return kept.run
+
+    def give_back(self, run: str, *, own: bool) -> Current | None:
+        """Take back what `hold` noted, for the model is not stopped after all; returns the window that is open then.
+
+        Args:
+            run: that keeps the note.
+            own: as for `hold`; a run that was only asked to stop the model keeps no window of its own.
+        """
+        if run == self.run_id and not own:
+            self.log.let_go(run)
+            return None
+        return self.log.reopen(run)
 
     def _ends(self) -> None:
         """Say that this window is over: who wakes the model from now on waits for another one."""
@@ -252,8 +274,16 @@ class Keeper:
             under = Terms(later, None) if because is Closing.CLOSING else Terms(None, None, again=later)
             return GoOn(f"the store cannot be asked ({error.message})", under)
         if isinstance(found, GoOn):
+            if kept.closing:  # noted by this run's last judgement, or by a stop that came to nothing
+                self._goes_on()
             return found
         return Outcome(True, because, event.sentence, _ask_of(event))
+
+    def _goes_on(self) -> None:
+        try:
+            self.log.reopen(self.run_id)
+        except TemporaryError as error:  # the next judgement does it
+            log.info("The store cannot be told that the window goes on (%s).", error.message)
 
     def _ask_again(self) -> Outcome | GoOn:
         now = datetime.now(tz=UTC)

@@ -102,8 +102,8 @@ class StopModelOperator(AirfreightPodOperator):
     def asked(self, context: Context, event: dict[str, Any]) -> Any:
         """Likewise, for a stop that a person asked for: idleness is all it waits for."""
         saw = WindowEvent.from_event(event)
-        if saw.kind is Kind.AGAIN:
-            self._wait(context, "the store is asked again", Terms(None, ASKED_IDLE))
+        if saw.kind is Kind.AGAIN:  # the store did not answer: what was to be done is done now
+            return self.execute(context)
         with ending(context):
             keeper = Keeper(self.served, context)
             found = keeper.judge_asked(saw, _asked_at(context)) if saw.kind is Kind.IDLE else keeper.judge(saw)
@@ -156,12 +156,13 @@ class StopModelOperator(AirfreightPodOperator):
     def _wait(self, context: Context, reason: str, under: Terms) -> NoReturn:
         self.log.info("%s stays open: %s.", self.served.name, reason)
         with ending(context):
-            trigger = Keeper(self.served, context).watch(under)
+            answered = not _keeps_a_window(context) or context["ti"].xcom_pull(task_ids=PING_TASK) is not None
+            trigger = Keeper(self.served, context).watch(under, answered=answered)
         self.defer(trigger=trigger, method_name="seen" if _keeps_a_window(context) else "asked")
 
     def _reopen(self, context: Context, run: str) -> Current | None:
         with ending(context):
-            return Keeper(self.served, context).log.reopen(run)
+            return Keeper(self.served, context).give_back(run, own=_keeps_a_window(context))
 
 
 def _keeps_a_window(context: Context) -> bool:
@@ -186,8 +187,6 @@ def record_window(served: Served) -> dict[str, Any]:
     context = get_current_context()
     opened = context["ti"].xcom_pull(task_ids=OPEN_TASK)
     failed = failed_tasks(context)
-    if not opened and not failed:
-        raise AirflowSkipException("This run opened no window.")
     result: dict[str, Any] = {}
     try:
         keeper = Keeper(served, context)
@@ -198,11 +197,13 @@ def record_window(served: Served) -> dict[str, Any]:
             result = {"window": record.window, "closed_because": record.closed_because,
                       "cold_start_s": record.cold_start_s,
                       "expected_s": expected(cold_starts) if cold_starts else None}  # fmt: skip
-        keeper.log.let_go(keeper.run_id)  # also of a run that took the window and failed before it said so
+        keeper.log.let_go(keeper.run_id)  # also of a run that took the window and ended before it said so
     except AirfreightError as error:
         failures.end_task(context, error)
     if failed:
         raise AirflowFailException(_sentence(context, failed))
+    if not opened:
+        raise AirflowSkipException("This run opened no window.")
     return result
 
 

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, TaskDeferred
 
-from airfreight.errors import RequestError, TemporaryError
+from airfreight.errors import AirfreightError, RequestError, TemporaryError
 from airfreight.hours import Hours
 from airfreight.ledger import Ledger
 from airfreight.ledger_rules import Found
@@ -438,3 +438,89 @@ def test_a_delivery_goes_on_where_windows_cannot_be_looked_at(
 
     monkeypatch.setattr(windows_keeper, "window_log", missing)
     forget_dead_window(airflow.context("deploy", "manual__1", model="acme/pong", name="pong", namespace="models"))
+
+
+# ---- a stop that comes to nothing -------------------------------------------------------------------------------
+
+
+def to_be_stopped(airflow: Airflow, because: str = "asked") -> None:
+    ask = {"stop": True, "because": because, "last_look": json.dumps({"because": because})}
+    airflow.xcoms[WATCH, "return_value"] = ask
+
+
+def test_a_stop_that_finds_work_where_no_window_is_open_leaves_no_window_behind(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow, pods: list[Any]
+) -> None:
+    """Else who wakes the model would leave a note for a run that watches nothing."""
+    pods.pop()
+    airflow.xcoms["open_window", "return_value"] = open_window(airflow, SERVED, "r2", action="stop")
+    to_be_stopped(airflow)
+    pods.append({"busy": "pong answers", "stop": ""})
+    assert deferred(lambda: stop_task(SERVED).execute(airflow.context("stop", "r2"))).method_name == "asked"
+    assert log.current() == Current()
+    tries(ledger)
+    assert deferred(lambda: stop_task(SERVED).execute(airflow.context("stop", "r2"))).method_name == "asked"
+    assert log.current() == Current()
+
+
+def test_a_window_that_was_opened_again_since_it_was_judged_is_judged_anew(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow, pods: list[Any]
+) -> None:
+    looked = pods.pop()
+    opened(airflow, log)
+    airflow.xcoms[WATCH, "return_value"] = saw(airflow, SERVED, Kind.CLOSING)
+    log.reopen("r1")  # a delivery was seen, and then the triggerer died: the task begins at its beginning
+    again = deferred(lambda: stop_task(SERVED).execute(airflow.context("stop")))
+    assert again.method_name == "seen" and again.trigger.give_up_s == 600.0 and not looked
+    assert log.current().is_open
+
+
+@pytest.mark.parametrize("error", [TemporaryError("Not now."), RequestError("Denied.")])
+def test_a_ledger_that_cannot_be_read_leaves_the_window_of_another_run_open(
+    model: Model,
+    log: WindowLog,
+    ledger: Ledger,
+    airflow: Airflow,
+    monkeypatch: pytest.MonkeyPatch,
+    pods: list[Any],
+    error: AirfreightError,
+) -> None:
+    asks = pods.pop()
+    opened(airflow, log)
+    airflow.xcoms["open_window", "return_value"] = open_window(airflow, SERVED, "r2", action="stop_now")
+    to_be_stopped(airflow)
+
+    def fails(self: Ledger) -> Any:
+        raise error
+
+    with monkeypatch.context() as patch, pytest.raises((TaskDeferred, AirflowFailException)) as ended:
+        patch.setattr(Ledger, "held", fails)
+        stop_task(SERVED).execute(airflow.context("stop", "r2"))
+    assert log.current().is_open and log.current().run == "r1"
+    if isinstance(ended.value, TaskDeferred):
+        pods.append({"busy": "", "stop": "2026-11-22T12:00:00Z"})
+        back = vars(WindowEvent(Kind.AGAIN, 0.0))
+        assert stop_task(SERVED).asked(airflow.context("stop", "r2"), back)["stop"], "at once, as it was asked for"
+        assert asks == ['{"because": "asked"}']
+
+
+def test_a_judgement_that_lets_a_window_go_on_opens_it_again(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow
+) -> None:
+    opened(airflow, log)
+    log.close("r1", log.current())  # as a stop that was marked failed leaves it
+    tries(ledger)
+    deferred(lambda: saw(airflow, SERVED, Kind.CLOSING))
+    assert log.current().is_open
+
+
+def test_a_run_that_took_a_window_and_skipped_lets_it_go(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its hours closed while it waited for a delivery."""
+    tries(ledger)
+    deferred(lambda: open_window(airflow, SERVED))
+    assert log.current().run == "r1"
+    with pytest.raises(AirflowSkipException, match="opened no window"):
+        record(airflow, monkeypatch)
+    assert log.current() == Current()
