@@ -10,6 +10,7 @@ import json
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -114,9 +115,20 @@ def site(embedded: Cluster, models: str, tmp_path_factory: pytest.TempPathFactor
             with own_airflow(bench, root / "airflow", "airflow-refresh", **settings) as airflow:
                 airflow.wait_for_dag(SERVE)
                 airflow.unpause(REFRESH)
+                wait_until("the run that was due meanwhile", lambda: _caught_up(airflow), timeout_s=180, poll_s=2)
                 yield Site(bench, airflow, hub, first)
     finally:
         bench.remove()
+
+
+def _caught_up(airflow: OwnAirflow) -> bool:
+    """Whether no scheduled run is due or under way: it would ask the hub as well."""
+    found = airflow.dag(REFRESH) or {}
+    due = found.get("next_dagrun_run_after")
+    if not due or datetime.fromisoformat(due) <= datetime.now(tz=UTC):
+        return False
+    with airflow.api() as api:
+        return all(run["state"] in ("success", "failed") for run in api.runs(REFRESH))
 
 
 def test_1_a_branch_that_did_not_move_costs_one_call_and_writes_nothing(site: Site) -> None:
