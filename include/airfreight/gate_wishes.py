@@ -23,14 +23,12 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    ValidationError,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from airfreight.errors import RequestError
-from airfreight.serving import problem_sentence
+from airfreight.serving import parse_block
 
 ARROW = "=>"
 """Between a question and the pattern that its answer must match."""
@@ -161,11 +159,7 @@ def parse_wishes(values: Mapping[str, Any]) -> GateWishes:
         RequestError: a field is unknown (the nearest right name is given) or its value is wrong. One sentence, the
             first problem only: "validation: " then the field, then what is wrong and what to write.
     """
-    try:
-        return GateWishes.model_validate(dict(values))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise RequestError(f"validation: {problem_sentence(first, list(GateWishes.model_fields))}") from None
+    return parse_block("validation", GateWishes, values)
 
 
 def summary(wishes: GateWishes) -> str:

@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
@@ -38,6 +38,7 @@ _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
 _LABEL_KEY = re.compile(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _OBJECT_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+Block = TypeVar("Block", bound=BaseModel)
 TAINT_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 
 _REFUSED_ENV = {
@@ -307,11 +308,22 @@ def parse_serving(values: Mapping[str, Any]) -> Serving:
         RequestError: a field is unknown (the nearest right name is given) or its value is wrong. One sentence, the
             first problem only: "serving: " then the field, then what is wrong and what to write.
     """
+    return parse_block("serving", Serving, values)
+
+
+def parse_block(name: str, model: type[Block], values: Mapping[str, Any]) -> Block:
+    """Build a block of the form, the REST body and the catalog from what a person wrote.
+
+    Args:
+        name: of the block, with which the sentence begins.
+    Raises:
+        RequestError: as for `parse_serving`.
+    """
     try:
-        return Serving.model_validate(dict(values))
+        return model.model_validate(dict(values))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise RequestError(f"serving: {problem_sentence(first, list(Serving.model_fields))}") from None
+        raise RequestError(f"{name}: {problem_sentence(first, list(model.model_fields))}") from None
 
 
 def problem_sentence(problem: ErrorDetails, known: list[str]) -> str:

@@ -87,7 +87,7 @@ class Outcome:
         because: a `Closing`.
         sentence: for a person.
         last_look: JSON for `airfreight stop --last-look`.
-        ended: the model is stopped already.
+        ended: the model is stopped, or gone, already.
     """
 
     stop: bool
@@ -177,7 +177,7 @@ class Keeper:
                 return Outcome(False, because, event.sentence, ended=True)
             case Kind.GONE:
                 self._ends()
-                return Outcome(False, Closing.GONE, event.sentence)
+                return Outcome(False, Closing.GONE, event.sentence, ended=True)
             case Kind.IDLE | Kind.CLOSING | Kind.NEVER_READY:
                 return self._judge_end(event)
             case Kind.AGAIN:
@@ -190,9 +190,8 @@ class Keeper:
         Args:
             asked: when (RFC 3339).
         """
-        kept = self.log.current()
-        if kept.run and asked and kept.touched > asked:
-            return Outcome(False, Closing.ASKED, f"Somebody woke {self.served.name} after this stop was asked for.")
+        if overruled := self._overruled(self.log.current(), asked):
+            return overruled
         if run := self.trying():
             return GoOn(f"{run} is delivering to it", Terms(None, None))
         return Outcome(True, Closing.ASKED, event.sentence, _ask_of(event))
@@ -220,8 +219,8 @@ class Keeper:
         if own and not kept.closing:
             # It was, when it was judged. Who woke the model since was told that its window is open.
             return GoOn("its window was opened again", Terms(None, None))
-        if asked and kept.touched > asked:
-            return Outcome(False, Closing.ASKED, f"Somebody woke {self.served.name} after this stop was asked for.")
+        if overruled := self._overruled(kept, asked):
+            return overruled
         if self.log.close(kept.run, kept) is None:
             return self.hold(window, own=own, asked=asked)  # somebody left a note since
         try:
@@ -234,6 +233,12 @@ class Keeper:
             self.give_back(kept.run, own=own)
             return GoOn(f"{run} is delivering to it", Terms(None, None))
         return kept.run
+
+    def _overruled(self, kept: Current, asked: str) -> Outcome | None:
+        """Whether a stop that a person asked for came before a wake, which wins."""
+        if asked and kept.touched > asked:
+            return Outcome(False, Closing.ASKED, f"Somebody woke {self.served.name} after this stop was asked for.")
+        return None
 
     def give_back(self, run: str, *, own: bool) -> Current | None:
         """Take back what `hold` noted, for the model is not stopped after all; returns the window that is open then.

@@ -115,7 +115,7 @@ class StopModelOperator(AirfreightPodOperator):
             self._wait(context, found.reason, under)
         if found.stop:
             return self._stop(context, str(found.result()["last_look"]), str(found.because))
-        if found.because in (Closing.BY_HAND, Closing.GONE) or found.ended:
+        if found.ended:
             return {"stopped": False, "busy": "", "stop": "", "because": found.because}
         raise AirflowSkipException(found.sentence)  # it stays up, so nothing is to be confirmed
 
@@ -149,8 +149,8 @@ class StopModelOperator(AirfreightPodOperator):
     def _watch(self, context: Context, reason: str, hold: str = "") -> NoReturn:
         """Wait for the end of the window again, after it was to be stopped and was not."""
         kept = self._reopen(context, hold or str(context["run_id"]))
-        ours = _keeps_a_window(context) and kept is not None
-        under = terms(kept, self.served.idle_after, datetime.now(tz=UTC)) if ours and kept else Terms(None, ASKED_IDLE)
+        ours = kept if _keeps_a_window(context) else None
+        under = terms(ours, self.served.idle_after, datetime.now(tz=UTC)) if ours else Terms(None, ASKED_IDLE)
         self._wait(context, reason, under)
 
     def _wait(self, context: Context, reason: str, under: Terms) -> NoReturn:
