@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,21 +68,35 @@ class Airflow:
 
 @pytest.fixture(scope="module")
 def airflow(tmp_path_factory: pytest.TempPathFactory, minio: Any) -> Iterator[Airflow]:
-    home = tmp_path_factory.mktemp("airflow")
-    password = secrets.token_hex(12)
-    (home / "passwords.json").write_text(json.dumps({"admin": password}))
-    port = free_port()
     minio.client().create_bucket(Bucket="llm-models")
+    with standalone(tmp_path_factory.mktemp("airflow"), minio) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def standalone(
+    home: Path, minio: Any, *, below: str = "", readers: Mapping[str, str] | None = None, **settings: str
+) -> Iterator[Airflow]:
+    """An Airflow of its own that knows `deliver_model`; it is ended afterwards.
+
+    Args:
+        below: the path under which it stands, such as "/air".
+        readers: passwords of users beside the administrator, by name.
+        settings: environment variables beside those of `environment`.
+    """
+    password, port = secrets.token_hex(12), free_port()
+    (home / "passwords.json").write_text(json.dumps({"admin": password, **(readers or {})}))
+    url = f"http://127.0.0.1:{port}{below}"
     with fake_kube() as kube, (home / "output").open("wb") as output:
         process = subprocess.Popen(
             [Path(sys.executable).parent / "airflow", "standalone"],
-            env=environment(home, port, kube, minio),
+            env=environment(home, port, kube, minio) | ({"AIRFLOW__API__BASE_URL": url} if below else {}) | settings,
             cwd=home,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,  # standalone leaves its children when it is told to end; the group is ended as one
         )
-        running = Airflow(f"http://127.0.0.1:{port}", password, kube, minio, home)
+        running = Airflow(url, password, kube, minio, home)
         try:
             wait_until_it_knows_the_dag(running, process)
             yield running

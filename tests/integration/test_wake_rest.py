@@ -6,12 +6,7 @@ of `serve_pong`, and their ETA comes from a cold start that lies in the store.
 
 from __future__ import annotations
 
-import json
-import os
 import secrets
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -24,8 +19,7 @@ from airfreight.airflow_api import AirflowApi
 from airfreight.windows import Record, moment, text_of
 from airfreight.windows_store import open_log
 from devcluster.shell import wait_until
-from tests.integration.test_rest import Airflow, end_group, environment, free_port, wait_until_it_knows_the_dag
-from tests.unit.fake_kube import fake_kube
+from tests.integration.test_rest import Airflow, standalone
 from tests.unit.serving_kube import Model
 
 pytestmark = pytest.mark.integration
@@ -56,38 +50,16 @@ def reader() -> str:
 @pytest.fixture(scope="module")
 def airflow(tmp_path_factory: pytest.TempPathFactory, minio: Any, bucket: str, reader: str) -> Iterator[Airflow]:
     home = tmp_path_factory.mktemp("airflow")
-    password = secrets.token_hex(12)
-    (home / "passwords.json").write_text(json.dumps({"admin": password, "reader": reader}))
     (home / "models.yaml").write_text(CATALOG)
-    port = free_port()
-    with fake_kube() as kube, (home / "output").open("wb") as output:
-        url = f"http://127.0.0.1:{port}/air"
-        process = subprocess.Popen(
-            [sys.executable, "-m", "airflow", "standalone"],
-            env=environment(home, port, kube, minio)
-            | {
-                "AIRFLOW__API__BASE_URL": url,
-                "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,reader:viewer",
-                "AIRFLOW__AIRFREIGHT__STORE": f"s3://{bucket}/",
-                "AIRFREIGHT_CATALOG": str(home / "models.yaml"),
-            },
-            cwd=home,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        running = Airflow(url, password, kube, minio, home)
-        try:
-            wait_until_it_knows_the_dag(running, process)
-            with running.api() as api:
-                wait_until(f"Airflow to know {DAG}", lambda: api.dag(DAG) is not None, timeout_s=120, poll_s=0.5)
-            yield running
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(15)
-            finally:
-                end_group(process.pid)
+    settings = {
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin,reader:viewer",
+        "AIRFLOW__AIRFREIGHT__STORE": f"s3://{bucket}/",
+        "AIRFREIGHT_CATALOG": str(home / "models.yaml"),
+    }
+    with standalone(home, minio, below="/air", readers={"reader": reader}, **settings) as running:
+        with running.api() as api:
+            wait_until(f"Airflow to know {DAG}", lambda: api.dag(DAG) is not None, timeout_s=120, poll_s=0.5)
+        yield running
 
 
 @pytest.fixture
