@@ -32,6 +32,7 @@ def remove(cluster: Cluster) -> None:
     _remove_runtime_state()
     mounts.remove_tree(RUN)
     mounts.unmount_below(cluster.state)
+    mounts.unmount_below(cluster.cache / "buildah")  # its storage stays mounted onto itself after it has built
     for handle in handles:
         run(["ip", "netns", "delete", handle.name])
     _remove_cgroups()
