@@ -16,15 +16,19 @@ DOCS = """
 Carries one published version of a model to another place: registry to registry (the same image, its digest unchanged), bucket to
 registry, registry to bucket. Nothing is served. A run with the same request moves no weight byte again.
 
+Registry to registry takes any image: a vendor's modelcar, a base, a model server. One that Airfreight did not make goes to
+`destination` + the last two parts of its name, under the first 12 digits of its digest; for another name give the repository and its
+tag in full. Files below its /models that can run code are refused, unless its layers cannot be looked into, which the plan then says.
+
 | task | what it does | when it fails |
 |---|---|---|
 | `resolve` | checks the request, turns a tag into a digest, lists the files, writes the plan; with `dry_run` the run ends here | source or destination malformed; no such image or version; no login for a registry (`registry_secret`); a registry at plain http that `plain_http_registries` does not name |
 | `mirror` | copies what `resolve` found, wherever its tag points by now; every byte is compared with its digest before it becomes visible | no right to push; registry, bucket or network down. Clear it: what is there is not sent again |
-| `verify` | reads the copy again, every byte of it | exit code 3: the sentence names wrong, missing and extra files; do not serve that copy |
+| `verify` | reads the copy again, every byte of it; of an image that Airfreight did not make, every blob | exit code 3: the log names wrong, missing and extra files, or blobs; do not serve that copy |
 
 | from | to | what stays the same |
 |---|---|---|
-| `oci://` | `oci://` | the image, byte by byte: its digest. Signatures and attestations of it (referrers) are not copied |
+| `oci://` | `oci://` | the image, byte by byte: its digest. Signatures and attestations of it (referrers) are not copied. With patterns a new image is made, of the files that are left |
 | `s3://` | `oci://` | the manifest: files, digests, source and commit; the image's digest is that of a build of the same version |
 | `oci://` | `s3://` | the manifest |
 

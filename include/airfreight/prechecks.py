@@ -168,7 +168,8 @@ def refusals(
     Args:
         needed_bytes: what the place must still take; None: all bytes of the manifest.
     """
-    found = [*_unsafe(manifest, rules), *_weights(manifest, rules), *_licence(manifest, rules, facts)]
+    unsafe = unsafe_refusal(manifest.source, unsafe_files(manifest), rules)
+    found = [*([unsafe] if unsafe else ()), *_weights(manifest, rules), *_licence(manifest, rules, facts)]
     if limits is not None:
         found += _sizes(manifest, limits, manifest.size if needed_bytes is None else needed_bytes)
     return tuple(found)
@@ -176,22 +177,26 @@ def refusals(
 
 def unsafe_files(manifest: Manifest) -> tuple[str, ...]:
     """Return the paths of the files that can run code when a model server loads them."""
-    return tuple(file.path for file in manifest.files if file.path.lower().endswith(UNSAFE_SUFFIXES))
+    return unsafe_paths(file.path for file in manifest.files)
 
 
-def _unsafe(manifest: Manifest, rules: Rules) -> Iterator[str]:
-    unsafe = unsafe_files(manifest)
+def unsafe_paths(paths: Iterable[str]) -> tuple[str, ...]:
+    """Return those of some paths whose files can run code when a model server loads them."""
+    return tuple(path for path in paths if path.lower().endswith(UNSAFE_SUFFIXES))
+
+
+def unsafe_refusal(source: str, unsafe: Sequence[str], rules: Rules) -> str:
+    """Return why files that can run code are not taken; empty where there are none, or a reason was given."""
     if not unsafe or rules.allow_unsafe:
-        return
+        return ""
     if all(_is_leftover(path) for path in unsafe):
         # Said clearly, for nobody is in danger here: but a pickle is a pickle, and it has no use beside a server.
-        yield (
-            f"{manifest.source} holds {_listed(unsafe)}, pickled leftovers of a training that no model server loads: "
+        return (
+            f"{source} holds {_listed(unsafe)}, pickled leftovers of a training that no model server loads: "
             f"leave them out with ignore_patterns ({', '.join(_patterns(unsafe))}), or give allow_unsafe with a reason."
         )
-        return
-    yield (
-        f"{manifest.source} holds files that can run code when loaded ({_listed(unsafe)}): choose a revision with "
+    return (
+        f"{source} holds files that can run code when loaded ({_listed(unsafe)}): choose a revision with "
         f"safetensors weights and no code, leave them out with ignore_patterns ({', '.join(_patterns(unsafe))}), or "
         "give allow_unsafe with a reason."
     )

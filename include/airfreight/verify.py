@@ -5,6 +5,8 @@
     missing  tokenizer.json
     extra    notes.txt
 
+An image that airfreight did not make has no airfreight.json: see `stores.oci.image_check`.
+
 Nothing is repaired here, and nothing of what a store says of itself is believed: not its checksums, not the digests it
 recorded. Memory: one chunk per file under way, and the names of the files.
 """
@@ -57,6 +59,18 @@ class Verification:
     def paths(self, kind: str) -> list[str]:
         """Return the paths of one kind of finding."""
         return [finding.path for finding in self.findings if finding.kind == kind]
+
+    def result(self) -> dict[str, object]:
+        """Return the fields of a command's result."""
+        return {
+            "artifact": self.artifact,
+            "source": self.manifest.source,
+            "manifest_sha256": self.manifest.sha256,
+            "files": len(self.manifest.files),
+            "size_bytes": self.manifest.size,
+            "read_bytes": self.read_bytes,
+            **{kind: self.paths(kind) for kind in ("wrong", "missing", "extra")},
+        }
 
     def check(self) -> None:
         """Return if all is well.

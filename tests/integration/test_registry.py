@@ -42,7 +42,7 @@ WEIGHTS = random.Random(1).randbytes(3 * PART + 12_345)
 MODEL = {"model.safetensors": WEIGHTS, "config.json": b'{"model_type": "qwen2"}\n', "nested/größe 模型.json": b"{}"}
 FAST = Patience(base=0.01, longest=0.05)
 # $2b$05$ and 22 characters of salt: bcrypt as cheap as it gets
-HASHED = "import crypt; print(crypt.crypt('s3cret', '$2b$05$abcdefghijklmnopqrstuu'))"
+HASHED = "import crypt, sys; print(crypt.crypt(sys.argv[1], '$2b$05$abcdefghijklmnopqrstuu'))"
 
 
 @pytest.fixture(scope="module")
@@ -205,17 +205,39 @@ def test_documents_and_tags(registry: RealRegistry, open_at: Callable[..., Repos
         repository.resolve("v3")
 
 
-def test_a_login(tmp_path: Path, open_at: Callable[..., Repository]) -> None:
-    hashed = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", HASHED], capture_output=True, text=True, check=True
-    ).stdout.strip()
+def hashed(password: str) -> str:
+    command = [sys.executable, "-W", "ignore", "-c", HASHED, password]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def write_login(login_file: Path, registry: RealRegistry, password: str) -> None:
+    auth = base64.b64encode(f"me:{password}".encode()).decode()
+    login_file.write_text(json.dumps({"auths": {registry.host: {"auth": auth}}}))
+
+
+def test_a_password_that_is_exchanged_during_an_upload(tmp_path: Path, open_at: Callable[..., Repository]) -> None:
     login_file = tmp_path / "config.json"
-    with running(tmp_path, f"me:{hashed}") as registry:
+    with running(tmp_path, f"me:{hashed('s3cret')}") as registry:
+        write_login(login_file, registry, "s3cret")
+        repository = open_at(registry, login_file=login_file)
+        upload = repository.begin_upload(len(WEIGHTS))
+        upload.append(WEIGHTS[:PART], 0)
+        (tmp_path / "htpasswd").write_text(f"me:{hashed('n3xt')}\n")
+        with pytest.raises(RequestError, match="refused the login 'me'"):
+            open_at(registry, login_file=login_file).begin_upload(1)
+        write_login(login_file, registry, "n3xt")
+        FAST.call(lambda: upload.append(WEIGHTS[PART:], PART))  # the refusal may close the connection under a body
+        upload.finish(digest_of(WEIGHTS))
+        assert repository.blob_size(digest_of(WEIGHTS)) == len(WEIGHTS)
+
+
+def test_a_login(tmp_path: Path, open_at: Callable[..., Repository]) -> None:
+    login_file = tmp_path / "config.json"
+    with running(tmp_path, f"me:{hashed('s3cret')}") as registry:
         with pytest.raises(RequestError, match="wants a login to pull from"):
             open_at(registry).resolve("v1")
         for password, fits in (("wrong", False), ("s3cret", True)):
-            auth = base64.b64encode(f"me:{password}".encode()).decode()
-            login_file.write_text(json.dumps({"auths": {registry.host: {"auth": auth}}}))
+            write_login(login_file, registry, password)
             repository = open_at(registry, login_file=login_file)
             if fits:
                 assert repository.resolve(push_image(repository))
@@ -250,6 +272,19 @@ class TestMirror:
         found = {name: path.read_bytes() for name, path in files.items() if path.is_file()}
         run(*storage, "rm", made, cwd=tmp_path)
         assert found == MODEL
+
+    def test_a_blob_that_was_lost_on_the_destinations_disk_is_sent_again(
+        self, registry: RealRegistry, other: RealRegistry, open_at: Callable[..., Repository]
+    ) -> None:
+        source, target = open_at(registry), open_at(other)
+        digest = push_image(source, "v1")
+        mirror(source, "v1", target, "v1", FAST)
+        layer = json.loads(target.document(digest).data)["layers"][0]
+        name = layer["digest"].removeprefix("sha256:")
+        (other.storage / "docker/registry/v2/blobs/sha256" / name[:2] / name / "data").unlink()
+        done = mirror(source, "v1", target, "v1", FAST)
+        assert (done.moved_bytes, done.reused_blobs) == (layer["size"], 2)
+        assert digest_of(b"".join(target.open_blob(layer["digest"], layer["size"]))) == layer["digest"]
 
     def test_an_index_and_the_next_version(
         self, registry: RealRegistry, other: RealRegistry, open_at: Callable[..., Repository]

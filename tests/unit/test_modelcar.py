@@ -183,6 +183,16 @@ def test_a_new_version_builds_what_changed(log: Path, tmp_path: Path, registry: 
     assert old["model-2.safetensors"] != new["model-2.safetensors"]
 
 
+def test_a_robot_that_may_not_list_tags_builds_all(log: Path, tmp_path: Path, registry: Registry, model: Path) -> None:
+    build(registry, model, tmp_path / "w1")
+    registry.faults.append(Fault("status", "GET", match="tags/list", status=403, times=100))
+    changed = {**CONTENTS, "model-2.safetensors": b"other" * 1000}
+    second = lay(tmp_path / "second", changed, describe(changed, "b" * 40))
+    built = build(registry, second, tmp_path / "w2", tag="v2")
+    assert registry.faults[0].times < 100, "the fault was met"
+    assert (built.reused_files, built.moved_bytes) == (0, sum(map(len, changed.values())))
+
+
 def test_wrong_bytes_are_never_published(log: Path, work: Path, registry: Registry, model: Path) -> None:
     (model / "model-2.safetensors").write_bytes(b"Second" * 1000)
     with pytest.raises(IntegrityError, match=r"model-2\.safetensors has sha256 .*; nothing was published"):

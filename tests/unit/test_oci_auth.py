@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from airfreight.environment import RegistrySettings
 from airfreight.errors import RequestError, TemporaryError
-from airfreight.retry import ThrottledError
+from airfreight.retry import LostError, ThrottledError
 from airfreight.stores.oci.answers import Answer
 from airfreight.stores.oci.auth import Authorizer, Challenge
 from airfreight.stores.oci.logins import Login, Logins
@@ -23,7 +24,7 @@ from airfreight.stores.oci.reference import OciImage
 from airfreight.stores.oci.registry import Repository
 from tests.standins.registry import Fault, Registry
 
-SECRET = "s3cret-pass"
+SECRET, NEXT = "s3cret-pass", "n3w-pass"
 BYTES = bytes(300_000)
 DIGEST = f"sha256:{hashlib.sha256(BYTES).hexdigest()}"
 
@@ -338,6 +339,120 @@ class TestTokens:
         fault.match = "/token"
         registry.faults.append(fault)
         assert says in sentence(kind, lambda: logged_in.blob_size(DIGEST))
+
+
+def rotated(registry: Registry, login_file: Path, name: str = "me") -> None:
+    """The password ends, and whoever keeps the file wrote the next one into it."""
+    registry.accounts = {name: NEXT}
+    registry.tokens.clear()
+    write(login_file, {"auths": {registry.host: {"auth": encoded(name, NEXT)}}})
+
+
+class TestRotation:
+    """Passwords that end during a long copy (Amazon ECR: 12 hours), renewed in the file by somebody else."""
+
+    @pytest.fixture(params=["basic", "token"])
+    def registry(self, request: pytest.FixtureRequest) -> Iterator[Registry]:
+        with Registry(auth=request.param, accounts={"me": SECRET}) as registry:
+            yield registry
+
+    @pytest.fixture
+    def logged_in(self, registry: Registry, login_file: Path) -> Repository:
+        write(login_file, {"auths": {registry.host: {"auth": encoded("me", SECRET)}}})
+        return repository(registry, login_file)
+
+    @pytest.mark.parametrize("name", ["me", "robot$7"])
+    def test_an_upload_goes_on(self, registry: Registry, logged_in: Repository, login_file: Path, name: str) -> None:
+        upload = logged_in.begin_upload(len(BYTES))
+        upload.append(BYTES[:100_000], 0)
+        rotated(registry, login_file, name)
+        upload.append(BYTES[100_000:], 100_000)
+        upload.finish(DIGEST)
+        assert registry.blobs[DIGEST] == BYTES
+        assert registry.received() == len(BYTES), "nothing was sent twice"
+        registry.accounts, registry.auth = {}, "basic"
+        assert f"refused the login '{name}' of {login_file}" in sentence(RequestError, logged_in.tags)
+
+    def test_a_layer_that_goes_whole_begins_again(
+        self, registry: Registry, logged_in: Repository, login_file: Path
+    ) -> None:
+        registry.chunks = False
+        logged_in._wire.shared.takes_chunks = False
+        upload = logged_in.begin_upload(len(BYTES))
+        rotated(registry, login_file)
+        with pytest.raises(LostError):
+            upload.append(BYTES, 0)
+            upload.finish(DIGEST)
+        upload = logged_in.begin_upload(len(BYTES))
+        upload.append(BYTES, 0)
+        upload.finish(DIGEST)
+        assert registry.blobs[DIGEST] == BYTES
+
+    def test_a_403_is_looked_up_too(self, registry: Registry, logged_in: Repository, login_file: Path) -> None:
+        """Amazon ECR: 403, DENIED, "Your authorization token has expired. Reauthenticate and try again."."""
+        upload = logged_in.begin_upload(len(BYTES))
+        registry.faults.append(Fault("status", "PATCH", status=403))
+        rotated(registry, login_file)
+        upload.append(BYTES, 0)
+        upload.finish(DIGEST)
+        assert registry.counted("PATCH") >= 2
+
+    def test_many_at_once(self, registry: Registry, logged_in: Repository, login_file: Path) -> None:
+        logged_in.put_blob(BYTES)
+        rotated(registry, login_file)
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(lambda _: logged_in.blob_size(DIGEST), range(32))) == {len(BYTES)}
+
+    def test_the_same_login_is_refused_at_once(
+        self, registry: Registry, logged_in: Repository, login_file: Path
+    ) -> None:
+        logged_in.put_blob(BYTES)
+        registry.faults.append(Fault("status", "POST", status=403, times=9))
+        message = sentence(RequestError, lambda: logged_in.begin_upload(1))
+        assert f"does not let the login 'me' of {login_file} push to acme/pong" in message
+        assert registry.faults[0].times == 8
+
+    def test_another_that_is_refused_too(self, registry: Registry, logged_in: Repository, login_file: Path) -> None:
+        logged_in.put_blob(BYTES)
+        rotated(registry, login_file)
+        registry.accounts = {}
+        message = sentence(RequestError, lambda: logged_in.blob_size(DIGEST))
+        assert f"refused the login 'me' of {login_file} to pull from acme/pong" in message
+
+    @pytest.mark.parametrize("data", [b"", b'{"auths": {}}', None])
+    def test_a_file_that_holds_none_at_that_moment(
+        self, registry: Registry, logged_in: Repository, login_file: Path, data: bytes | None
+    ) -> None:
+        logged_in.put_blob(BYTES)
+        registry.accounts = {"me": NEXT}
+        registry.tokens.clear()
+        if data is None:
+            login_file.unlink()
+        else:
+            login_file.write_bytes(data)
+        message = sentence(RequestError, lambda: logged_in.blob_size(DIGEST))
+        assert f"refused the login 'me' of {login_file} to pull from acme/pong" in message
+
+    def test_a_login_that_came_later(self, registry: Registry, login_file: Path) -> None:
+        found = repository(registry, login_file)
+        registry.denied = frozenset({""})
+        write(login_file, {"auths": {registry.host: {"auth": encoded("me", SECRET)}}})
+        assert found.put_blob(BYTES) == DIGEST
+
+    def test_tokens_of_other_kinds(self, login_file: Path) -> None:
+        with Registry(auth="token", accounts={"me": SECRET, "you": SECRET}) as registry:
+            scopes = frozenset({"repository:acme/pong:pull", "repository:acme/pong:push"})
+            registry.tokens["first"] = (float("inf"), scopes, -1)
+            write(login_file, {"auths": {registry.host: {"registrytoken": "first"}}})
+            found = repository(registry, login_file)
+            found.put_blob(b"1")
+            registry.tokens = {"second": (float("inf"), scopes, -1)}
+            write(login_file, {"auths": {registry.host: {"registrytoken": "second"}}})
+            found.put_blob(b"2")
+            registry.tokens.clear()
+            write(login_file, {"auths": {registry.host: {"identitytoken": "identity-of-you"}}})
+            found.put_blob(b"3")
+            assert {issued["account"] for issued in registry.issued} == {"you"}
 
 
 class TestTimes:

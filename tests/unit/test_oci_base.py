@@ -171,6 +171,19 @@ def test_a_base_that_breaks_on_its_way_is_sent_again(yard: Yard, far: Registry) 
     assert store.facts()["image_digest"] is not None
 
 
+@pytest.mark.parametrize("chunks", [True, False])
+def test_a_base_whose_upload_is_lost_is_sent_again(yard: Yard, far: Registry, chunks: bool) -> None:
+    digest = put(far)
+    yard.registry.chunks = chunks
+    yard.registry.faults.append(Fault("lose", "PUT", match="uploads", skip=3))  # after the three layers of the model
+    store = carry(yard, base=source(far, digest))
+    assert yard.registry.faults[0].times == 0, "the fault was met"
+    assert store.facts()["image_digest"] is not None
+    (layer,) = json.loads(far.manifests["bases/tiny", digest][1])["layers"]
+    assert yard.registry.blobs[layer["digest"]] == far.blobs[layer["digest"]]
+    assert far.counted("GET", layer["digest"]) == 2
+
+
 def test_a_damaged_base_is_not_published(yard: Yard, far: Registry) -> None:
     digest = put(far)
     layer = json.loads(far.manifests["bases/tiny", digest][1])["layers"][0]["digest"]

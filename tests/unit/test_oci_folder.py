@@ -292,6 +292,77 @@ class TestForeign:
         message = sentence(RequestError, FolderSource(found).manifest)
         assert f"{found.root}/dir is a link to a directory: put the file itself there, or take it out" in message
 
+    def test_a_hard_link_is_what_lay_there_when_its_layer_was_laid_down(
+        self, registry: Registry, tmp_path: Path
+    ) -> None:
+        image = Image(
+            [
+                tar({"models/a": b"old-bytes", "models/b": (HARD, "models/a"), "models/c": b"1", "models/w": b"w"}),
+                tar({"models/a": b"NEW", "models/c2": (HARD, "models/c"), "models/w2": (HARD, "models/w")}),
+                tar({"models/.wh.w": b"", "models/w3": (HARD, "models/w2"), "opt/weights": b"far"}),
+                tar({"models/far": (HARD, "opt/weights"), "models/none": (HARD, "models/nothing"), "models/x": b"x"}),
+                tar({"models/dir": (HARD, "models/sub"), "models/sub/": (DIRECTORY, "")}),
+            ]
+        )
+        found = folder(registry, image.place(registry), tmp_path)
+        assert contents(found) == {
+            "a": b"NEW", "b": b"old-bytes", "c": b"1", "c2": b"1", "w2": b"w", "w3": b"w", "far": b"far", "x": b"x",
+        }  # fmt: skip
+        assert {path: entry.problem for path, entry in found.listing().items() if entry.problem} == {
+            "none": "is a link to nothing", "dir": "is a link to nothing",
+        }  # fmt: skip
+        assert found.digests()["b"] == sha256(b"old-bytes")
+
+
+class TestWhoseItIs:
+    """What a mirror asks: it carries layers, and must not read them for that."""
+
+    def test_ours(self, registry: Registry, tmp_path: Path) -> None:
+        found = folder(registry, ours().place(registry), tmp_path)
+        assert found.told() == describe(MODEL)
+        assert registry.counted("GET", "blobs") == 3
+
+    def test_ours_without_our_annotation(self, registry: Registry, tmp_path: Path) -> None:
+        for layers in (model_layers(), [packed(layer) for layer in model_layers()]):
+            found = folder(registry, Image(layers).place(registry), tmp_path)
+            before = len(registry.requests)
+            assert found.told() == describe(MODEL)
+            asked = {request.path for request in registry.requests[before:] if "blobs" in request.path}
+            assert len(asked) == 1, "the last layer alone"
+
+    @pytest.mark.parametrize(
+        "layers",
+        [
+            [tar({"models/a": b"1"})],
+            [tar({"models/airfreight.json": b"{}"})],
+            [tar({"models/airfreight.json": (LINK, "a")})],
+            [tar({"usr/bin/vllm": b"1"})],
+            [b"\x28\xb5\x2f\xfd" + bytes(100)],
+            [b"no archive" * 200],
+            [],
+        ],
+        ids=["model", "another json", "link", "no model", "zstd", "no archive", "empty"],
+    )
+    def test_somebody_elses(self, registry: Registry, tmp_path: Path, layers: list[bytes]) -> None:
+        assert folder(registry, Image(layers).place(registry), tmp_path).told() is None
+
+    def test_what_is_no_layer(self, registry: Registry, tmp_path: Path) -> None:
+        reference = Image([b"weights"], media_type="application/vnd.acme.weights").place(registry)
+        assert folder(registry, reference, tmp_path).told() is None
+
+    def test_a_last_layer_that_is_too_large_for_a_list(
+        self, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("airfreight.stores.oci.folder.LAST_LAYER_LIMIT", 1000)
+        found = folder(registry, Image([tar({"models/model.safetensors": WEIGHTS})]).place(registry), tmp_path)
+        assert found.told() is None
+        assert registry.counted("GET", "blobs") == 0
+
+    def test_one_that_only_says_so(self, registry: Registry, tmp_path: Path) -> None:
+        image = Image([tar({"models/a": b"1"})], {MANIFEST_SHA256: "0" * 64})
+        message = sentence(RequestError, folder(registry, image.place(registry), tmp_path).told)
+        assert "says that it was built by airfreight and has no airfreight.json in its last layer" in message
+
 
 class TestRefused:
     @pytest.mark.parametrize(

@@ -93,6 +93,19 @@ def test_again_moves_nothing(here: Registry, there: Registry, open_at: Callable[
     assert [request.path for request in here.requests[before:] if "blobs" in request.path] == []
 
 
+def test_a_blob_that_the_destination_lost_is_sent_again(
+    here: Registry, there: Registry, open_at: Callable[..., Repository]
+) -> None:
+    Image(LAYERS).place(here, tag="v1")
+    mirror(open_at(here), "v1", open_at(there), "v1", FAST)
+    lost = f"sha256:{hashlib.sha256(LAYERS[2]).hexdigest()}"
+    there.links.remove(("acme/pong", lost))
+    del there.blobs[lost]
+    done = mirror(open_at(here), "v1", open_at(there), "v1", FAST)
+    assert (done.moved_bytes, done.reused_blobs) == (len(LAYERS[2]), 3)
+    assert there.blobs[lost] == LAYERS[2]
+
+
 def test_the_next_version_moves_only_what_changed(
     here: Registry, there: Registry, open_at: Callable[..., Repository]
 ) -> None:

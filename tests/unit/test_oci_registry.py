@@ -16,7 +16,7 @@ import pytest
 
 from airfreight.environment import RegistrySettings
 from airfreight.errors import IntegrityError, RequestError, TemporaryError
-from airfreight.retry import ThrottledError
+from airfreight.retry import Patience, ThrottledError
 from airfreight.stores.oci.reference import OciImage
 from airfreight.stores.oci.registry import DOCKER_INDEX, OCI_INDEX, OCI_MANIFEST, Descriptor, Document, Repository
 from tests.standins.registry import Fault, Registry
@@ -120,6 +120,17 @@ class TestBlobs:
         registry.faults.append(Fault("status", "HEAD", "blobs", status=200, headers={"Transfer-Encoding": "chunked"}))
         message = sentence(TemporaryError, lambda: repository.blob_size(DIGEST))
         assert f"does not tell the size of {DIGEST}: try again, or have it updated" in message
+
+    def test_a_small_blob_whose_upload_was_lost(self, registry: Registry, repository: Repository) -> None:
+        registry.faults.append(Fault("lose", "PUT"))
+        assert sentence(TemporaryError, lambda: repository.put_blob(BYTES)) == (
+            f"The registry {registry.host} lost an upload to acme/pong (it no longer knows an upload that was begun): "
+            "this layer is sent again from its beginning."
+        )
+        assert Patience(base=0.001).call(lambda: repository.put_blob(BYTES)) == DIGEST, "and so it is"
+        registry.faults.append(Fault("lose", "PUT"))
+        other = Patience(base=0.001).call(lambda: repository.put_blob(BYTES[1:]))
+        assert registry.blobs[other] == BYTES[1:]
 
     def test_a_blob_that_is_not_there(self, registry: Registry, repository: Repository) -> None:
         for call in (lambda: list(repository.open_blob(MISSING, 1)), lambda: repository.read_blob(MISSING)):
@@ -418,6 +429,16 @@ class TestProxies:
     ) -> None:
         monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
         Repository(repository.image, settings).ping()
+
+    def test_so_it_is_by_its_other_address(
+        self, registry: Registry, settings: RegistrySettings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("HTTP_PROXY", registry.url)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        message = sentence(TemporaryError, Repository(OciImage("[::1]:9", "acme/pong"), settings).ping)
+        assert message.startswith("The registry [::1]:9 cannot be reached (")
+        assert registry.requests == [], "the proxy was not asked"
 
     def test_a_proxy_that_is_not_there(self, settings: RegistrySettings, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")

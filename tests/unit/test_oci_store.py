@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from airfreight.environment import RegistrySettings
 from airfreight.errors import IntegrityError, RequestError
 from airfreight.leases import Tenure
 from airfreight.manifest import ManifestFile
@@ -25,7 +27,7 @@ from airfreight.verify import verify
 from tests.standins.images import packed, tar
 from tests.standins.registry import Fault, Registry
 from tests.unit.memory_store import COMMIT, MemorySource, describe
-from tests.unit.oci_yard import FAST, MODEL, NO_LOGINS, SIZE, Yard, carry, paths_in, unpacked
+from tests.unit.oci_yard import FAST, MODEL, NO_LOGINS, PART, SIZE, Yard, carry, paths_in, unpacked
 from tests.unit.store_contract import CONTENTS, StoreContract, put_all
 
 
@@ -265,6 +267,8 @@ def test_without_a_hash_state_a_killed_layer_begins_again(yard: Yard, monkeypatc
         Fault("lose", "PUT"),
         Fault("cut", "PATCH", skip=2, after=1000, times=3),
         Fault("mute", "PATCH", skip=2, times=2),
+        Fault("lose", "PUT", match="uploads", skip=3),  # the layer of airfreight.json
+        Fault("lose", "PUT", match="uploads", skip=4),  # the config
         Fault("mute", "PUT", match="uploads", times=2),
         Fault("mute", "PUT", match="manifests", times=2),
         Fault("mute", "POST", times=2),
@@ -285,6 +289,65 @@ def test_what_a_registry_does_wrong_heals(fault: Fault, generation: int) -> None
         store = carry(yard)
         assert registry.faults[0].times == 0, "the fault was met"
         assert yard.files(store) == {**MODEL, "airfreight.json": describe(MODEL).canonical}
+
+
+def test_small_layers_whose_uploads_are_lost_are_sent_again(yard: Yard) -> None:
+    model = {"model.safetensors": b"weights", "config.json": b"{}"}
+    manifest = describe(model)
+    place = yard.image(tag=manifest.version)
+    store = OciStore(place, manifest, Repository(place, NO_LOGINS), ledger=yard.ledger)
+    yard.registry.faults.append(Fault("lose", "PUT", match="uploads", times=2))
+    copy(MemorySource(model, manifest), store, patience=FAST)
+    assert yard.registry.faults[0].times == 0, "the fault was met"
+    assert yard.registry.counted("PATCH") == 0, "each is one PUT"
+    assert yard.files(store) == {**model, "airfreight.json": manifest.canonical}
+
+
+class RenewingSource(MemorySource):
+    """Somebody renews the password while the second file is read."""
+
+    def __init__(self, renew: Callable[[], object]) -> None:
+        super().__init__(MODEL, describe(MODEL))
+        self._renew = renew
+
+    def open(self, file: ManifestFile, offset: int = 0) -> Generator[bytes, None, None]:
+        for number, chunk in enumerate(super().open(file, offset)):
+            if file.path == "model-2.safetensors" and number == 20:
+                self._renew()
+            yield chunk
+
+
+def set_password(registry: Registry, login_file: Path, password: str) -> None:
+    login_file.write_text(json.dumps({"auths": {registry.host: {"username": "me", "password": password}}}))
+    registry.accounts = {"me": password}
+    registry.tokens.clear()
+
+
+@pytest.mark.parametrize("auth", ["basic", "token"])
+def test_a_copy_outlives_the_password_that_it_began_with(auth: str, tmp_path: Path) -> None:
+    """That of Amazon ECR ends after 12 hours; a job of the site writes the next one into the mounted file."""
+    manifest, login_file = describe(MODEL), tmp_path / "config.json"
+    with Registry(auth=auth) as registry:
+        set_password(registry, login_file, "first")
+        place = Yard(registry).image(tag=manifest.version)
+        repository = Repository(place, RegistrySettings(str(login_file)))
+        store = OciStore(place, manifest, repository, part_size=PART)
+        source = RenewingSource(lambda: set_password(registry, login_file, "second"))
+        copy(source, store, patience=FAST)
+        assert registry.accounts == {"me": "second"}
+        found = unpacked(repository, store.artifact.rpartition("@")[2])
+        assert found == {**MODEL, "airfreight.json": manifest.canonical}
+        assert registry.uploads == {}
+
+
+def test_a_robot_that_may_not_list_tags_sends_what_it_cannot_look_up(yard: Yard) -> None:
+    carry(yard)
+    yard.registry.faults.append(Fault("status", "GET", match="tags/list", status=403, times=100))
+    manifest = describe(BUMPED, "b" * 40)
+    store = yard.store(manifest, ledger=Ledger.in_memory())
+    copy(MemorySource(BUMPED, manifest), store, patience=FAST)
+    assert yard.registry.faults[0].times < 100, "the fault was met"
+    assert yard.files(store) == {**BUMPED, "airfreight.json": manifest.canonical}
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 copy hf://… oci://…      builds an image from a model, on --base where one is given
 copy oci://… s3://…      takes the model out of an image
-copy oci://… oci://…     mirrors: the image stays as it is, and so does its digest; with --base or patterns, builds
+copy oci://… oci://…     mirrors (`mirroring`); with --base or patterns, builds
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ from airfreight.stores.oci.reference import OciImage, OciRoot
 if TYPE_CHECKING:
     from airfreight.manifest import Manifest
     from airfreight.places import Registries
-    from airfreight.progress import Progress
     from airfreight.retry import Patience
-    from airfreight.stores.oci.mirror import Mirrored
 
 BaseOption = Annotated[
     str | None,
@@ -105,61 +103,3 @@ def image_facts(root: Root, store: object) -> dict[str, object]:
     from airfreight.stores.oci.store import OciStore
 
     return store.facts() if isinstance(store, OciStore) else {}
-
-
-class Mirror:
-    """An image on its way from one repository to another, as it is.
-
-    Args:
-        origin: by its digest.
-        place: repository and tag.
-    """
-
-    def __init__(self, origin: OciImage, place: OciImage, registries: Registries) -> None:
-        source = registries.repository(origin)
-        same = origin.registry == place.registry
-        self._source, self._target = source, source.beside(place) if same else registries.repository(place)
-        self._digest, self._place = str(origin.digest), place
-
-    @property
-    def artifact(self) -> str:
-        """`oci://registry/repository@sha256:…` at the destination."""
-        return str(self._place.at(self._digest))
-
-    def is_there(self, patience: Patience) -> bool:
-        """Return whether the tag stands for this image already.
-
-        Raises:
-            RequestError: it stands for another one.
-            TemporaryError: the registry cannot be asked.
-        """
-        found = patience.call(lambda: self._target.describe(str(self._place.tag)))
-        if found is not None and found.digest != self._digest:
-            raise RequestError(
-                f"{self._place} is another image ({found.digest[:19]}…, not {self._digest[:19]}…), and a version is "
-                "never overwritten: give another tag or repository, or remove it first."
-            )
-        return found is not None
-
-    def run(self, patience: Patience, progress: Progress) -> Mirrored:
-        """Carry it over; see `airfreight.stores.oci.mirror.mirror`."""
-        from airfreight.stores.oci.mirror import mirror
-
-        return mirror(self._source, self._digest, self._target, self._place.tag, patience, progress)
-
-
-def open_mirror(
-    origin: Origin, root: Root | None, manifest: Manifest, registries: Registries, narrow: bool
-) -> Mirror | None:
-    """Return the mirror that a copy is; None where it is none.
-
-    Args:
-        narrow: whether patterns were given.
-    """
-    if not isinstance(origin, OciImage) or not isinstance(root, OciRoot | OciImage):
-        return None
-    if narrow or registries.base is not None:
-        return None
-    from airfreight.places import image_place
-
-    return Mirror(origin, image_place(root, manifest), registries)

@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from airfreight.commands.images import Mirror, open_mirror, pinned
+from airfreight.commands.images import pinned
 from airfreight.environment import licence_deny
 from airfreight.errors import RequestError
 from airfreight.slices import Slice
 from airfreight.source import DirectoryRoot, Origin, Root
 
 if TYPE_CHECKING:
+    from airfreight.commands.mirroring import Mirror
     from airfreight.leases import Tenure
     from airfreight.manifest import Manifest
+    from airfreight.patterns import Patterns
     from airfreight.places import Registries
     from airfreight.plan import Plan
     from airfreight.prechecks import Facts, Limits, Rules
@@ -33,35 +35,47 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Job:
-    """What every command knows once the source told its manifest; `narrow`: whether patterns were given."""
+class Errand:
+    """What every command knows before a source tells its manifest; an image is named by its digest."""
 
     origin: Origin
-    narrow: bool
-    model: HubSource | FolderSource
-    manifest: Manifest
-    facts: Facts
+    patterns: Patterns
     rules: Rules
     patience: Patience
     progress: Progress
+    registries: Registries
+
+    @property
+    def narrow(self) -> bool:
+        """Whether patterns were given."""
+        return bool(self.patterns.allow or self.patterns.ignore)
 
 
-def resolved(
+@dataclass(frozen=True)
+class Job:
+    """What every command knows once the source told its manifest."""
+
+    errand: Errand
+    model: HubSource | FolderSource
+    manifest: Manifest
+    facts: Facts
+
+
+def begun(
     origin: Origin,
     allow: list[str] | None,
     ignore: list[str] | None,
     allow_unsafe: str | None,
     deadline: float,
     registries: Registries,
-) -> Job:
-    """Ask a source for its manifest and its facts.
+) -> Errand:
+    """Read the words of a command; of the source, only what a tag of an image stands for is asked.
 
     Raises:
-        RequestError: the words are wrong, or there is no such model.
-        TemporaryError: the source cannot be asked now.
+        RequestError: the words are wrong, or there is no such image.
+        TemporaryError: its registry cannot be asked now.
     """
     from airfreight.patterns import Patterns
-    from airfreight.places import open_source
     from airfreight.prechecks import Rules
     from airfreight.progress import Progress
     from airfreight.retry import Patience
@@ -70,17 +84,33 @@ def resolved(
     rules = Rules.of(licence_deny(), allow_unsafe)
     progress = Progress()
     patience = Patience(deadline=time.monotonic() + deadline, on_retry=progress.retried)
+    return Errand(pinned(origin, registries, patience), patterns, rules, patience, progress, registries)
+
+
+def resolved(errand: Errand, told: Manifest | None = None) -> Job:
+    """Ask a source for its manifest and its facts.
+
+    Args:
+        told: the manifest, where somebody has asked for it already.
+    Raises:
+        RequestError: there is no such model.
+        TemporaryError: the source cannot be asked now.
+    """
+    from airfreight.places import open_source
+    from airfreight.progress import Progress
+
+    origin, patience = errand.origin, errand.patience
     reading = Progress(write=lambda text: typer.echo(f"reading {origin} for its identity: {text}"))
-    origin = pinned(origin, registries, patience)
-    model = open_source(origin, patterns, patience, reading, registries)
-    narrow = patterns != Patterns()
-    manifest, facts = patience.call(model.manifest), patience.call(model.facts)
-    return Job(origin, narrow, model, manifest, facts, rules, patience, progress)
+    model = open_source(origin, errand.patterns, patience, reading, errand.registries)
+    manifest = told or patience.call(model.manifest)
+    return Job(errand, model, manifest, patience.call(model.facts))
 
 
-def plan_of(job: Job, root: Root | None, registries: Registries) -> tuple[Plan, bool]:
+def plan_of(job: Job, root: Root | None, mirror: Mirror | None = None) -> tuple[Plan, bool]:
     """Return what a copy below `root` would do, and whether the place is sealed; without a root, of the source alone.
 
+    Args:
+        mirror: what the copy is, where it is one.
     Raises:
         RequestError: the place holds another manifest, or cannot be read.
         TemporaryError: it cannot be read now.
@@ -89,22 +119,22 @@ def plan_of(job: Job, root: Root | None, registries: Registries) -> tuple[Plan, 
     from airfreight.plan import make_plan
     from airfreight.transfer import refuse_other
 
-    manifest, patience = job.manifest, job.patience
+    errand, manifest = job.errand, job.manifest
+    rules, patience = errand.rules, errand.patience
     if root is None:
-        return make_plan(manifest, rules=job.rules, facts=job.facts), False
-    mirror = open_mirror(job.origin, root, manifest, registries, job.narrow)
+        return make_plan(manifest, rules=rules, facts=job.facts), False
     if mirror is not None:
-        there = mirror.is_there(patience)
+        there = mirror.plan(patience).published
         plan = make_plan(
             manifest,
             artifact=mirror.artifact,
             held=[file.path for file in manifest.files] if there else [],
-            rules=job.rules,
+            rules=rules,
             facts=job.facts,
             limits=of_mirror(limits_of(root, manifest)),
         )
         return plan, there
-    store = open_store(root, manifest, job.origin, tenure(), registries)
+    store = open_store(root, manifest, errand.origin, tenure(), errand.registries)
     sealed = patience.call(store.sealed)
     refuse_other(store.artifact, sealed, manifest)
     held = patience.call(lambda: store.held(manifest.files))
@@ -114,7 +144,7 @@ def plan_of(job: Job, root: Root | None, registries: Registries) -> tuple[Plan, 
         artifact=store.artifact,
         held=held,
         copied=patience.call(lambda: store.elsewhere(missing)) if missing else (),
-        rules=job.rules,
+        rules=rules,
         facts=job.facts,
         limits=limits_of(root, manifest),
         on_disk=isinstance(root, DirectoryRoot),
@@ -127,8 +157,8 @@ def of_mirror(limits: Limits) -> Limits:
     return replace(limits, layer_bytes=None)
 
 
-def mirrored(job: Job, mirror: Mirror, share: Slice | None) -> dict[str, object]:
-    """Carry an image over as it is, and return what the result says.
+def mirrored(errand: Errand, mirror: Mirror, share: Slice | None) -> dict[str, object]:
+    """Carry an image over as it is, and return what the result says of that.
 
     Raises:
         RequestError: only a share is asked for, or the tag stands for another image.
@@ -136,14 +166,13 @@ def mirrored(job: Job, mirror: Mirror, share: Slice | None) -> dict[str, object]
     if share is not None:
         raise RequestError("An image is mirrored as it is, and whole: leave --slice out.")
     started = time.monotonic()
-    mirror.is_there(job.patience)
-    typer.echo("the image is copied unchanged; signatures and attestations beside it stay where they are")
-    done = mirror.run(job.patience, job.progress)
+    done = mirror.run(errand.patience, errand.progress)
+    files = None if mirror.manifest is None else len(mirror.manifest.files)
     return {
-        **facts_of(job),
         "artifact": str(done.image),
+        "blobs": done.blobs,
         "moved_bytes": done.moved_bytes,
-        "reused_files": 0 if done.moved_bytes or done.mounted_blobs else len(job.manifest.files),
+        "reused_files": 0 if done.moved_bytes or done.mounted_blobs else files,
         "resumed_bytes": 0,
         "seconds": round(time.monotonic() - started, 3),
         "slice": None,
@@ -177,5 +206,5 @@ def facts_of(job: Job) -> dict[str, object]:
         "largest_bytes": max((file.size for file in manifest.files), default=0),
         "licences": None if job.facts.licences is None else list(job.facts.licences),
         "unsafe_files": unsafe,
-        "allow_unsafe": job.rules.allow_unsafe if unsafe else None,
+        "allow_unsafe": job.errand.rules.allow_unsafe if unsafe else None,
     }

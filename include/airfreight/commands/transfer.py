@@ -17,13 +17,18 @@ from airfreight.commands.images import (
     PlainHttpOption,
     announce,
     image_facts,
-    open_mirror,
     read_registries,
 )
-from airfreight.commands.jobs import facts_of, mirrored, of_mirror, plan_of, resolved, tenure
+from airfreight.commands.jobs import begun, facts_of, mirrored, of_mirror, plan_of, resolved, tenure
+from airfreight.commands.mirroring import check_foreign, copy_foreign, open_mirror, resolve_foreign
 from airfreight.slices import parse_slice
 from airfreight.source import HubModel, parse_any_destination, parse_any_source, parse_artifact
 
+ENVIRONMENT = (
+    "Environment: HF_TOKEN, HF_ENDPOINT; AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, "
+    "AWS_DEFAULT_REGION; DOCKER_CONFIG (logins); AIRFREIGHT_LEDGER (--ledger), AIRFREIGHT_PLAIN_HTTP, "
+    "AIRFREIGHT_LICENCE_DENY, AIRFREIGHT_XET_ABOVE (bytes); AIRFREIGHT_DEBUG=1 adds a traceback."
+)
 DEADLINE = 24 * 3600.0  # seconds for the whole; Airflow's own task time-out is usually shorter
 
 SourceArgument = Annotated[
@@ -89,8 +94,15 @@ def resolve(
     origin = parse_any_source(source)
     roots = [parse_any_destination(text) for text in store or ()]
     registries = read_registries([origin, *roots], base, ledger, plain_http)
-    job = resolved(origin, allow, ignore, allow_unsafe, deadline, registries)
-    plans = [plan_of(job, root, registries) for root in roots] or [plan_of(job, None, registries)]
+    errand = begun(origin, allow, ignore, allow_unsafe, deadline, registries)
+    mirrors = [open_mirror(errand, root) for root in roots]
+    if (foreign := resolve_foreign(errand, mirrors)) is not None:
+        write_result(result, foreign)
+        return
+    told = [mirror.manifest for mirror in mirrors if mirror is not None]
+    job = resolved(errand, told[0] if told and len(told) == len(roots) else None)
+    pairs = zip(roots, mirrors, strict=True)
+    plans = [plan_of(job, root, mirror) for root, mirror in pairs] or [plan_of(job, None)]
     for plan, _ in plans:
         typer.echo(plan.table())
     for plan, _ in plans:
@@ -102,7 +114,7 @@ def resolve(
         "revision": origin.revision if isinstance(origin, HubModel) else None,
         "repo_id": job.manifest.repo_id,
         # What a copy is to read: where a branch or a tag pointed now. `source` is where an image's model came from.
-        "origin": job.manifest.source if isinstance(job.origin, HubModel) else str(job.origin),
+        "origin": job.manifest.source if isinstance(origin, HubModel) else str(errand.origin),
         "artifact": artifacts[0] if artifacts else None,
         "artifacts": artifacts,
         "published": all(sealed and plan.reused_files == plan.files for plan, sealed in plans),
@@ -147,9 +159,14 @@ def copy(
     from airfreight.prechecks import check_publishable
 
     registries = read_registries([origin, root], base, ledger, plain_http)
-    job = resolved(origin, allow, ignore, allow_unsafe, deadline, registries)
+    errand = begun(origin, allow, ignore, allow_unsafe, deadline, registries)
+    mirror = open_mirror(errand, root)
+    if mirror is not None and mirror.manifest is None:
+        write_result(result, copy_foreign(errand, mirror, share, dry_run))
+        return
+    job = resolved(errand, mirror.manifest if mirror is not None else None)
     if dry_run:
-        plan, _ = plan_of(job, root, registries)
+        plan, _ = plan_of(job, root, mirror)
         typer.echo(plan.table())
         write_result(result, {**facts_of(job), **plan.result(), "artifact": plan.artifact})
         plan.check()
@@ -158,20 +175,19 @@ def copy(
     # Room on a volume is looked at by the store, which knows what of this model is there already.
     limits = replace(limits_of(root, manifest), free_bytes=None)
     typer.echo(f"{manifest.source}: {len(manifest.files)} files, {manifest.size / 1024**2:.1f} MiB")
-    mirror = open_mirror(job.origin, root, manifest, registries, job.narrow)
     if mirror is not None:
-        check_publishable(manifest, job.rules, job.facts, of_mirror(limits))
-        write_result(result, mirrored(job, mirror, share))
+        check_publishable(manifest, errand.rules, job.facts, of_mirror(limits))
+        write_result(result, {**facts_of(job), **mirrored(errand, mirror, share)})
         return
     announce(root, manifest, registries, in_slices=share is not None)
-    store = open_store(root, manifest, job.origin, tenure(), registries)
+    store = open_store(root, manifest, errand.origin, tenure(), registries)
     copied = transfer.copy(
         job.model,
         store,
-        job.progress,
-        job.patience,
+        errand.progress,
+        errand.patience,
         share=share.of_bundles(store.bundles(manifest.files)) if share is not None else None,
-        check=lambda manifest: check_publishable(manifest, job.rules, job.facts, limits),
+        check=lambda manifest: check_publishable(manifest, errand.rules, job.facts, limits),
     )
     value = {
         **facts_of(job),
@@ -213,11 +229,12 @@ def seal(
     from airfreight.prechecks import check_publishable
 
     registries = read_registries([origin, root], base, ledger, plain_http)
-    job = resolved(origin, allow, ignore, allow_unsafe, deadline, registries)
-    check_publishable(job.manifest, job.rules, job.facts)
+    errand = begun(origin, allow, ignore, allow_unsafe, deadline, registries)
+    job = resolved(errand)
+    check_publishable(job.manifest, errand.rules, job.facts)
     announce(root, job.manifest, registries, in_slices=True)
-    store = open_store(root, job.manifest, job.origin, tenure(), registries)
-    artifact = transfer.seal(job.manifest, store, job.patience)
+    store = open_store(root, job.manifest, errand.origin, tenure(), registries)
+    artifact = transfer.seal(job.manifest, store, errand.patience)
     write_result(result, {**facts_of(job), "artifact": artifact, "sealed": True, **image_facts(root, store)})
 
 
@@ -236,6 +253,8 @@ def verify(
 ) -> None:
     """Read every byte of an artifact again and name each wrong, missing and extra file; exit 3 if there is one.
 
+    An image that Airfreight did not make lists no files: its blobs are compared with their digests.
+
     Example: airfreight verify s3://llm-models/acme/pong/41ab6c1b1c1f/
     """
     place = parse_artifact(location)
@@ -248,23 +267,13 @@ def verify(
     progress = Progress()
     patience = Patience(deadline=time.monotonic() + deadline, on_retry=progress.retried)
     started = time.monotonic()
-    folder = open_folder(place, read_registries([place], None, None, plain_http))
-    found = verify_folder(folder, patience, progress)
+    registries = read_registries([place], None, None, plain_http)
+    found = check_foreign(place, registries, patience, progress) or verify_folder(
+        open_folder(place, registries), patience, progress
+    )
     for finding in found.findings:
         typer.echo(str(finding))
-    value = {
-        "artifact": found.artifact,
-        "source": found.manifest.source,
-        "manifest_sha256": found.manifest.sha256,
-        "files": len(found.manifest.files),
-        "size_bytes": found.manifest.size,
-        "read_bytes": found.read_bytes,
-        "wrong": found.paths("wrong"),
-        "missing": found.paths("missing"),
-        "extra": found.paths("extra"),
-        "good": not found.findings,
-        "seconds": round(time.monotonic() - started, 3),
-    }
+    value = {**found.result(), "good": not found.findings, "seconds": round(time.monotonic() - started, 3)}
     if result is not None or not found.findings:
         write_result(result, value)
     found.check()
@@ -273,6 +282,6 @@ def verify(
 def register(app: typer.Typer) -> None:
     """Add `resolve`, `copy`, `seal` and `verify`."""
     app.command()(resolve)
-    app.command()(copy)
+    app.command(epilog=ENVIRONMENT)(copy)
     app.command()(seal)
     app.command()(verify)

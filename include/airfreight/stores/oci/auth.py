@@ -3,6 +3,9 @@
 A registry asks by a 401 whose WWW-Authenticate is either Basic, then the login goes along with every request, or
 Bearer, then a token is fetched from its realm, for a scope, and renewed before it ends or when it is refused: tokens
 last 60 s where nothing is said. Source: distribution, docs/content/spec/auth/{token,oauth}.md.
+
+Passwords end too (that of Amazon ECR after 12 hours), and whoever renews them writes the docker config file anew. So a
+login that is refused is looked up there once more, and one that was exchanged meanwhile takes its place.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -20,7 +23,7 @@ import httpx2
 from airfreight.errors import AirfreightError, RequestError
 from airfreight.stores.oci.answers import Answer, throttled
 from airfreight.stores.oci.logins import Login
-from airfreight.stores.oci.oci_errors import Asked
+from airfreight.stores.oci.oci_errors import Asked, DeniedError
 from airfreight.stores.oci.reference import host_of, is_loopback
 
 TOKEN_LIMIT = 64 * 1024  # bytes of the answer that holds a token
@@ -79,6 +82,10 @@ class Authorizer:
         plain_http: hosts that may be sent a login without TLS, beside loopback and the registry's own, where that is
             spoken plain http with.
         clock: monotonic seconds.
+        look_up: returns the login as it is kept now, None where there is none.
+
+    Attributes:
+        asked: for the sentences; names the login that is used now.
     """
 
     def __init__(
@@ -88,9 +95,11 @@ class Authorizer:
         login: Login | None,
         plain_http: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
+        look_up: Callable[[], Login | None] = lambda: None,
     ) -> None:
         self._client = client
-        self._asked = asked
+        self.asked = asked
+        self._look_up = look_up
         self._login = login
         self._plain_http = plain_http
         self._clock = clock
@@ -116,7 +125,13 @@ class Authorizer:
                 return {} if self._login is None else {"Authorization": self._login.basic}
             token = self._tokens.get(scopes)
             if token is None or self._clock() >= token.renew_at:
-                token = self._tokens[scopes] = self._fetch(challenge, scopes, action)
+                try:
+                    token = self._fetch(challenge, scopes, action)
+                except DeniedError:
+                    if not self._exchanged():
+                        raise
+                    token = self._fetch(challenge, scopes, action)
+                self._tokens[scopes] = token
             return {"Authorization": f"Bearer {token.value}"}
 
     def challenged(self, answer: Answer, scopes: Scopes, sent: str | None) -> bool:
@@ -137,13 +152,41 @@ class Authorizer:
                 del self._tokens[scopes]
             return self._login is None or not self._login.registry_token or sent is None
 
+    def denied(self, scopes: Scopes, sent: str | None) -> bool:
+        """Look the login up once more after a refusal, and say whether another try may do better.
+
+        Args:
+            sent: as `challenged` has it.
+        """
+        with self._lock:
+            return self._exchanged() or sent not in {None, self._current(scopes)}
+
+    def _current(self, scopes: Scopes) -> str | None:
+        """Return what would be sent now, without asking for a token."""
+        if self._challenge is None or self._challenge.scheme == "basic":
+            return None if self._login is None else self._login.basic
+        if self._login is not None and self._login.registry_token:
+            return f"Bearer {self._login.registry_token}"
+        token = self._tokens.get(scopes)
+        return None if token is None else f"Bearer {token.value}"
+
+    def _exchanged(self) -> bool:
+        """Take up the login that is kept now, if it is another one; what the old one was given is dropped with it."""
+        login = self._look_up()
+        if login is None or login == self._login:
+            return False
+        self._login = login
+        self.asked = replace(self.asked, account=login.username, helper=None)
+        self._tokens.clear()
+        return True
+
     def _fetch(self, challenge: Challenge, scopes: Scopes, action: str) -> _Token:
         login = self._login
         if login is not None and login.registry_token:
             return _Token(login.registry_token, float("inf"))
         realm = challenge.parameters["realm"]
         self._check_realm(realm)
-        with self._asked.translated(f"token server {urlsplit(realm).netloc}"):
+        with self.asked.translated(f"token server {urlsplit(realm).netloc}"):
             response = self._request(realm, challenge.parameters.get("service", ""), scopes)
         if response.status_code >= 400:
             raise self._refused(response, action)
@@ -172,11 +215,11 @@ class Authorizer:
     def _check_realm(self, realm: str) -> None:
         """Refuse to send a password where anybody on the way can read it, on the word of whoever sent the 401."""
         parts = urlsplit(realm)
-        same = self._asked.plain_http and host_of(parts.netloc) == host_of(self._asked.registry)
+        same = self.asked.plain_http and host_of(parts.netloc) == host_of(self.asked.registry)
         allowed = same or is_loopback(parts.netloc) or parts.netloc in self._plain_http
         if parts.scheme != "https" and not (parts.scheme == "http" and allowed):
             raise RequestError(
-                f"The registry {self._asked.registry} sends logins to {realm}, which is no https address: have its "
+                f"The registry {self.asked.registry} sends logins to {realm}, which is no https address: have its "
                 "token realm set to https, or name that host in AIRFREIGHT_PLAIN_HTTP."
             )
 
@@ -189,15 +232,15 @@ class Authorizer:
             token, life = None, 0.0
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
             raise RequestError(
-                f"The token server {urlsplit(realm).netloc} of the registry {self._asked.registry} answers without a "
+                f"The token server {urlsplit(realm).netloc} of the registry {self.asked.registry} answers without a "
                 "token: check the registry's token realm."
             )
         return _Token(token, self._clock() + max(life - MARGIN, life * 2 / 3))
 
     def _refused(self, response: httpx2.Response, action: str) -> AirfreightError:
-        server = f"token server {response.url.netloc.decode()} of the registry {self._asked.registry}"
+        server = f"token server {response.url.netloc.decode()} of the registry {self.asked.registry}"
         if response.status_code in {400, 401, 403}:
-            return self._asked.denied(response.status_code, action)
+            return self.asked.denied(response.status_code, action)
         if response.status_code in {408, 429} or response.status_code >= 500:
             return throttled(f"The {server} answers {response.status_code}: try again later.", response.headers)
         return RequestError(

@@ -18,7 +18,8 @@ from collections.abc import Mapping
 from contextlib import closing
 from typing import Any
 
-from airfreight.errors import RequestError
+from airfreight.errors import RequestError, TemporaryError
+from airfreight.retry import LostError
 from airfreight.stores.oci.image import Base, BaseImage
 from airfreight.stores.oci.layers import BASE_LAYERS
 from airfreight.stores.oci.reference import OciImage, is_digest, parse_image
@@ -91,7 +92,10 @@ class BaseSource:
         layers = {layer["digest"]: layer["size"] for image in self.load().images for layer in image.layers}
         for digest, size in layers.items():
             if target.blob_size(digest) is None and not self._mounted(digest, target):
-                self._send(digest, size, target)
+                try:
+                    self._send(digest, size, target)
+                except LostError as error:
+                    raise TemporaryError(error.message) from error  # here repeating does begin the layer again
 
     def _mounted(self, digest: str, target: Repository) -> bool:
         same = target.image.registry == self.image.registry

@@ -182,12 +182,15 @@ class BlobUpload:
 
         Raises:
             IntegrityError: the registry computed another digest.
+            TemporaryError: also where the registry forgot the upload; it is begun again with the next try.
         """
         url = httpx2.URL(self._location).copy_merge_params({"digest": digest})
-        self._wire.ask(
-            "PUT", str(url), self._wire.push, self._action, {200, 201, 202, 204},
+        answer = self._wire.ask(
+            "PUT", str(url), self._wire.push, self._action, {200, 201, 202, 204, 404},
             headers={"Content-Type": "application/octet-stream"}, content=data, timeout=FINISH_TIMEOUT,
         )  # fmt: skip
+        if answer.status == 404:  # the repository is right: it took the POST
+            raise TemporaryError(self._lost("it no longer knows an upload that was begun").message)
         self._finished = True
 
     def release(self) -> None:

@@ -1,14 +1,18 @@
-"""What an image or an index in a registry consists of, without reading a blob."""
+"""What an image or an index in a registry consists of, without reading a blob; and then reading one, hashed."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
 from typing import Any
 
-from airfreight.errors import RequestError
-from airfreight.retry import Patience
+from airfreight.errors import RequestError, TemporaryError
+from airfreight.manifest import Hasher
+from airfreight.reading import PROGRESS_BYTES
+from airfreight.retry import Attempts, Patience
 from airfreight.stores.oci.reference import OciImage, is_digest
 from airfreight.stores.oci.registry import Document, Repository
 
@@ -80,6 +84,49 @@ def contents(source: Repository, reference: str, patience: Patience | None = Non
 
     walk(reference, 0)
     return Contents(tuple(documents.values()), tuple(blobs.values()))
+
+
+@dataclass
+class Reading:
+    """One pass over a blob: its hash, and how many bytes were read."""
+
+    hasher: Hasher = field(default_factory=hashlib.sha256)
+    count: int = 0
+
+    @property
+    def digest(self) -> str:
+        """`sha256:<64 hex>` of what was read."""
+        return f"sha256:{self.hasher.hexdigest()}"
+
+    def chunks(
+        self, source: Repository, blob: Blob, patience: Patience, took: Callable[[int], object]
+    ) -> Generator[bytes, None, None]:
+        """Yield a blob's bytes; a broken read goes on where it broke.
+
+        Args:
+            took: told the bytes of each chunk.
+        Raises:
+            RequestError, IntegrityError: as `Repository.open_blob`.
+            TemporaryError: what did not heal in time.
+        """
+        credit = 0
+        attempts = Attempts(patience)
+        while True:
+            try:
+                with closing(source.open_blob(blob.digest, blob.size, self.count)) as chunks:
+                    for chunk in chunks:
+                        patience.check()
+                        self.hasher.update(chunk)
+                        self.count += len(chunk)
+                        credit += len(chunk)
+                        took(len(chunk))
+                        yield chunk
+                return
+            except TemporaryError as error:
+                if credit >= PROGRESS_BYTES:
+                    attempts.reset()
+                credit = 0
+                attempts.wait_after(error)
 
 
 def _parsed(image: OciImage, document: Document) -> Mapping[str, Any]:

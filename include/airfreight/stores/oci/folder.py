@@ -8,12 +8,14 @@ An image that is not ours has no airfreight.json. Its layers are then read in wh
 digests, and the files in them are hashed in the same pass, which is their identity (`digests`).
 
 The files are those that a container would see: a later layer hides files of earlier ones, and takes them out by
-whiteouts (`.wh.name`, `.wh..wh..opq`: opencontainers/image-spec, layer.md). Links to files of the same directory are
-followed; others are named as what cannot be read.
+whiteouts (`.wh.name`, `.wh..wh..opq`: opencontainers/image-spec, layer.md). A hard link is the file that lay at its
+target when its layer was laid down, wherever that was. Symbolic links to files of the same directory are followed;
+others are named as what cannot be read.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import posixpath
@@ -34,6 +36,7 @@ from airfreight.stores.oci.tar_scan import Kind, Member
 
 TOP = "models"  # KServe's modelcar and oci+native both serve this directory of an image
 MANIFEST_LIMIT = 256 * 1024 * 1024  # bytes; 100,000 files take about 20 MB
+LAST_LAYER_LIMIT = 32 * 1024 * 1024  # bytes of a last layer that may be an airfreight.json; larger ones hold a model
 MANIFEST_SHA256 = "airfreight.dev/manifest-sha256"
 WHITEOUT, OPAQUE = ".wh.", ".wh..wh..opq"
 LINKS_LIMIT = 40  # as Linux has it
@@ -83,6 +86,50 @@ class OciFolder:
                 f"{self.root} holds an {MANIFEST_NAME} that is not a manifest of airfreight ({error}): build the image "
                 "again, or give another address."
             ) from error
+
+    def told(self) -> Manifest | None:
+        """Return what the airfreight.json says that ends an image of ours; None where none lies there.
+
+        For whoever carries an image as it is, or compares its digests: nothing but a small last layer is read.
+
+        Raises:
+            RequestError: there is no such image, or it says that it is ours and is not.
+            IntegrityError: an airfreight.json is not the one that the image says.
+            TemporaryError: it cannot be read now.
+        """
+        if self._is_ours():
+            return self.recorded()
+        # Tools that turn an image into Docker's form drop its annotations and keep its layers.
+        for described in self._manifest()["layers"][-1:]:
+            # No archive, packed with zstd, no airfreight.json; damaged, which shows when it is carried or compared.
+            with contextlib.suppress(RequestError, IntegrityError, ValueError):
+                (layer,) = _layers(self.root, {"layers": [described]})
+                if layer.size <= LAST_LAYER_LIMIT:
+                    reader = LayerReader(self._repository, layer, whole=True)
+                    members = {member.path: member for member in reader.members()}
+                    member = members.get(f"{TOP}/{MANIFEST_NAME}")
+                    return None if member is None else Manifest.from_json(self._small(member, reader, None))
+        return None
+
+    def paths(self) -> list[str]:
+        """Return the paths below /models, sorted, of any image; none where it has no such directory.
+
+        For whoever carries an image as it is: of plain layers only the headers are read, packed ones to their end.
+
+        Raises:
+            RequestError: there is no such image, or a layer is none that can be looked into.
+            IntegrityError, TemporaryError: as `LayerReader.members`.
+        """
+        with self._lock:
+            tree: dict[str, _Found] = {}
+            for layer in self._readers(whole=False):
+                _apply(tree, layer)
+        top = f"{TOP}/"
+        return sorted(
+            path.removeprefix(top)
+            for path, thing in tree.items()
+            if path.startswith(top) and thing.member.kind is not Kind.DIRECTORY
+        )
 
     def listing(self) -> Mapping[str, Entry]:
         """See `Folder.listing`. Reads the headers of all layers; of an image that is not ours, all bytes, once.
@@ -228,9 +275,13 @@ def _apply(tree: dict[str, _Found], layer: LayerReader) -> None:
     for member in members:
         if member.path.rpartition("/")[2].startswith(WHITEOUT) or not member.path:
             continue
+        linked = tree.get(_inside(member.target)) if member.kind is Kind.HARDLINK else None
         if member.kind is not Kind.DIRECTORY and member.path in directories:
             _remove(tree, member.path)
-        tree[member.path] = _Found(member, layer)
+        # A hard link is the file that its target is now; what later layers put there is none of its business.
+        if linked is None or linked.member.kind is Kind.DIRECTORY:
+            linked = _Found(member, layer)
+        tree[member.path] = linked
 
 
 def _remove(tree: dict[str, _Found], path: str, itself: bool = True) -> None:
@@ -259,9 +310,9 @@ def _target(tree: Mapping[str, _Found], path: str) -> tuple[_Found | None, str]:
         kind = thing.member.kind
         if kind is Kind.FILE:
             return thing, ""
-        if kind is Kind.HARDLINK:
-            path = _inside(thing.member.target)
-        elif kind is Kind.SYMLINK:
+        if kind is Kind.HARDLINK:  # else it would be what it links to, see `_apply`
+            return None, "is a link to nothing"
+        if kind is Kind.SYMLINK:
             path = _inside(posixpath.join("/", posixpath.dirname(path), thing.member.target))
         else:
             return None, "is a link to a directory" if kind is Kind.DIRECTORY else "is no regular file"

@@ -1,8 +1,8 @@
 """From one registry to another: image manifests, indexes and blobs unchanged, so that the digest stays.
 
     GET  manifests/{tag or digest}       at the source: the image, or an index and its images, each verified
-    HEAD manifests/{digest}              at the destination: is all there already?
-    HEAD blobs/{digest}                  then for each blob: is it there? Those missing are small enough for it?
+    HEAD blobs/{digest}                  at the destination, for each blob: is it there? Also where the image is: a
+                                         registry may lose a blob and keep what names it. Those missing, does it take?
     POST blobs/uploads/?mount=           on the same registry: taken over without a byte
     GET  blobs/{digest} -> PATCH, PUT    else it is streamed, and hashed on its way
     PUT  manifests/{digest}              the images, then the index, last and under its tag
@@ -17,23 +17,21 @@ Signatures, attestations and other images that refer to this one (referrers) lie
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import cycle
 
-from airfreight.errors import IntegrityError, RequestError, TemporaryError
-from airfreight.manifest import Hasher
+from airfreight.errors import IntegrityError, RequestError
 from airfreight.prechecks import Limits, human_size
 from airfreight.progress import Progress
-from airfreight.reading import FILES_AT_ONCE, PROGRESS_BYTES, for_each
+from airfreight.reading import FILES_AT_ONCE, for_each
 from airfreight.retry import Attempts, LostError, Patience
 from airfreight.stores.oci.blob_upload import BlobUpload
-from airfreight.stores.oci.contents import Blob, Contents, contents
+from airfreight.stores.oci.contents import Blob, Contents, Reading, contents
 from airfreight.stores.oci.reference import OciImage
 from airfreight.stores.oci.registry import Document, Repository
 
@@ -90,8 +88,8 @@ def mirror(
     patience, progress = patience or Patience(), progress or Progress(write=lambda _: None)
     found = contents(source, reference, patience)
     run = _Run(source, target, progress)
-    missing = run.missing(found, patience)
-    _check_sizes(missing, source, target)
+    missing = lacking(found, target, patience)
+    check_sizes(missing, source, target)
     there = [blob for blob in found.blobs if blob not in missing]
     run.divide(missing)
     progress.start(len(found.blobs), found.size, len(there), sum(blob.size for blob in there), called="blobs")
@@ -112,12 +110,28 @@ def mirror(
     )
 
 
-@dataclass
-class _Reading:
-    """One pass over a blob: its hash, and how many bytes were read."""
+def lacking(found: Contents, target: Repository, patience: Patience) -> list[Blob]:
+    """Return the blobs that a repository has not; one HEAD for each.
 
-    hasher: Hasher = field(default_factory=hashlib.sha256)
-    count: int = 0
+    Raises:
+        RequestError, TemporaryError: it cannot be asked.
+    """
+    sizes = for_each(
+        found.blobs,
+        lambda blob, patience: patience.call(lambda: target.blob_size(blob.digest)),
+        patience,
+        Progress(write=lambda _: None),
+    )
+    return [blob for blob, size in zip(found.blobs, sizes, strict=True) if size != blob.size]
+
+
+def lists_all(found: Contents, target: Repository, patience: Patience) -> bool:
+    """Whether a repository has every image manifest and index; one HEAD for each.
+
+    Raises:
+        RequestError, TemporaryError: it cannot be asked.
+    """
+    return all(patience.call(partial(target.describe, document.digest)) for document in found.documents)
 
 
 class _Run:
@@ -132,19 +146,6 @@ class _Run:
         self.part = ROOM
         self.moved = 0
         self.mounted = 0
-
-    def missing(self, found: Contents, patience: Patience) -> list[Blob]:
-        """Return the blobs that the destination has not; none where it has the image, which it takes only whole."""
-        top = found.top.digest
-        if patience.call(lambda: self._target.describe(top)) is not None:
-            return []
-        sizes = for_each(
-            found.blobs,
-            lambda blob, patience: patience.call(lambda: self._target.blob_size(blob.digest)),
-            patience,
-            Progress(write=lambda _: None),
-        )
-        return [blob for blob, size in zip(found.blobs, sizes, strict=True) if size != blob.size]
 
     def divide(self, missing: Sequence[Blob]) -> None:
         """Choose the size of parts: memory is the same whether one blob is large or many are."""
@@ -162,7 +163,7 @@ class _Run:
         attempts = Attempts(patience)
         while True:
             upload = patience.call(lambda: self._target.begin_upload(blob.size))
-            reading = _Reading()
+            reading = Reading()
             try:
                 self._stream(blob, upload, reading, patience)
             except LostError as error:
@@ -176,46 +177,26 @@ class _Run:
                 self._progress.file_done()
                 return
 
-    def _stream(self, blob: Blob, upload: BlobUpload, reading: _Reading, patience: Patience) -> None:
+    def _stream(self, blob: Blob, upload: BlobUpload, reading: Reading, patience: Patience) -> None:
         """Send a blob, hashing it on its way, and finish it only if it is what its digest says."""
-        chunks = self._read(blob, reading, patience)
+        chunks = reading.chunks(self._source, blob, patience, self._took)
         sent = 0
         size = max(1, min(blob.size, max(self.part, upload.least_chunk)))
         with closing(_ahead(_parts(chunks, size))) as parts:
             for part in parts:
                 patience.call(partial(upload.append, part, sent))
                 sent += len(part)
-        found = f"sha256:{reading.hasher.hexdigest()}"
-        if found != blob.digest:
+        if reading.digest != blob.digest:
             raise IntegrityError(
-                f"{self._source.image} has a blob {blob.digest} whose bytes have {found}; nothing was published: that "
-                "registry, or a mirror or proxy before it, is damaged; have it repaired."
+                f"{self._source.image} has a blob {blob.digest} whose bytes have {reading.digest}; nothing was "
+                "published: that registry, or a mirror or proxy before it, is damaged; have it repaired."
             )
         patience.call(lambda: upload.finish(blob.digest))
 
-    def _read(self, blob: Blob, reading: _Reading, patience: Patience) -> Generator[bytes, None, None]:
-        """Yield a blob's bytes; a broken read goes on where it broke."""
-        offset = credit = 0
-        attempts = Attempts(patience)
-        while True:
-            try:
-                with closing(self._source.open_blob(blob.digest, blob.size, offset)) as chunks:
-                    for chunk in chunks:
-                        patience.check()
-                        reading.hasher.update(chunk)
-                        reading.count += len(chunk)
-                        offset += len(chunk)
-                        credit += len(chunk)
-                        self._progress.moved(len(chunk))
-                        with self._lock:
-                            self.moved += len(chunk)
-                        yield chunk
-                return
-            except TemporaryError as error:
-                if credit >= PROGRESS_BYTES:
-                    attempts.reset()
-                credit = 0
-                attempts.wait_after(error)
+    def _took(self, count: int) -> None:
+        self._progress.moved(count)
+        with self._lock:
+            self.moved += count
 
 
 def _parts(chunks: Generator[bytes, None, None], size: int) -> Generator[memoryview, None, None]:
@@ -250,8 +231,12 @@ def _ahead(parts: Generator[memoryview, None, None]) -> Generator[memoryview, No
             parts.close()
 
 
-def _check_sizes(blobs: Sequence[Blob], source: Repository, target: Repository) -> None:
-    """Refuse what the destination would refuse after all of it was sent."""
+def check_sizes(blobs: Sequence[Blob], source: Repository, target: Repository) -> None:
+    """Refuse what the destination would refuse after all of it was sent.
+
+    Raises:
+        RequestError: one of these blobs is larger than the destination is known to take.
+    """
     limits = Limits.of_registry(target.image.registry)
     largest = max(blobs, key=lambda blob: blob.size, default=None)
     if limits.layer_bytes is not None and largest is not None and largest.size > limits.layer_bytes:

@@ -166,10 +166,11 @@ class EarlierImages:
         self._found: dict[str, Note] | None = None
 
     def find(self, layer: Layer) -> Note | None:
-        """Return what is said of a layer. At first one request, and one or two for each tag.
+        """Return what is said of a layer; nothing, where the tags may not be listed. At first one request, and one or
+        two for each tag.
 
         Raises:
-            RequestError, TemporaryError: the registry cannot be read.
+            TemporaryError: the registry cannot be read now.
         """
         with self._lock:
             if self._found is None:
@@ -177,7 +178,10 @@ class EarlierImages:
             return self._found.get(layer.key_by(self._recipe))
 
     def _read(self) -> Iterator[tuple[str, Note]]:
-        tags = self._repository.tags()[-VERSIONS_LIMIT:]
+        try:
+            tags = self._repository.tags()[-VERSIONS_LIMIT:]
+        except RequestError:
+            return  # robots may often push and pull but not list: then every layer is sent, as if there were no images
         with ThreadPoolExecutor(CONNECTIONS) as pool:
             for layers in pool.map(self._of_tag, tags):
                 yield from layers

@@ -23,10 +23,10 @@ import httpx2
 
 from airfreight import __version__
 from airfreight.environment import RegistrySettings
-from airfreight.errors import TemporaryError
+from airfreight.errors import RequestError, TemporaryError
 from airfreight.stores.oci.answers import Answer
 from airfreight.stores.oci.auth import Authorizer, Scopes
-from airfreight.stores.oci.logins import Logins
+from airfreight.stores.oci.logins import Login, Logins
 from airfreight.stores.oci.oci_errors import READ_TIMEOUT, Asked
 from airfreight.stores.oci.reference import DOCKER_HUB, DOCKER_HUB_API, OciImage, host_of, is_loopback
 
@@ -60,7 +60,8 @@ class Shared:
         self.body_limit: int | None = None
         self.largest_body = 0
         # Never through a proxy to this machine itself, as Go's ProxyFromEnvironment has it.
-        direct = {f"all://{host_of(registry)}": None} if is_loopback(registry) else None
+        host = host_of(registry)
+        direct = {f"all://{f'[{host}]' if ':' in host else host}": None} if is_loopback(registry) else None
         self.client = httpx2.Client(
             timeout=timeout,
             headers={"User-Agent": f"airfreight/{__version__}"},
@@ -93,7 +94,7 @@ class Wire:
         self.image = replace(image, tag=None, digest=None)
         self.shared = shared
         login = shared.logins.of(self.image)
-        self.asked = Asked(
+        asked = Asked(
             registry=image.registry,
             repository=image.repository,
             plain_http=shared.plain_http,
@@ -102,9 +103,14 @@ class Wire:
             helper=shared.logins.helper_of(self.image) if login is None else None,
             patience=shared.patience,
         )
-        self._auth = Authorizer(shared.client, self.asked, login, shared.settings.plain_http)
+        self._auth = Authorizer(shared.client, asked, login, shared.settings.plain_http, look_up=self._login_now)
         self._greeted = False
         self._lock = threading.Lock()
+
+    @property
+    def asked(self) -> Asked:
+        """For the sentences."""
+        return self._auth.asked
 
     @property
     def pull(self) -> Scopes:
@@ -175,8 +181,8 @@ class Wire:
         """Send a request and give its answer, unread; arguments as `ask`. What is read of it is the caller's to
         translate (`asked.translated`)."""
         self.greet()
-        renewed = False
-        for _ in range(REDIRECTS + 2):
+        renewed = looked_up = False
+        for _ in range(REDIRECTS + 3):
             authorization = self._auth.headers(scopes, action) if self._is_ours(url) else {}
             with self.asked.translated():
                 response = self._send(method, url, {**(headers or {}), **authorization}, content, timeout)
@@ -192,6 +198,10 @@ class Wire:
                 sent = authorization.get("Authorization")
                 if answer.status == 401 and not renewed and self._auth.challenged(answer, scopes, sent):
                     renewed = True
+                    continue
+                refused = answer.status in {401, 403} and self._is_ours(answer.url)
+                if refused and not looked_up and self._auth.denied(scopes, sent):
+                    looked_up = True
                     continue
                 raise self._refused(answer, action)
             finally:
@@ -228,6 +238,13 @@ class Wire:
         """Fetch a token now if none would last, before a body that cannot be sent twice."""
         self.greet()
         self._auth.headers(scopes, action)
+
+    def _login_now(self) -> Login | None:
+        """Return the login as the file has it now; one that cannot be read at this moment has none."""
+        try:
+            return Logins.read(self.shared.settings.login_file).of(self.image)
+        except RequestError:
+            return None
 
     def _send(
         self,
