@@ -1,10 +1,14 @@
 """What a cluster is asked before a delivery mode is taken and before a node pulls: facts for delivery.py and disk.py.
 
 Everything here reads or rehearses; what one may not see is left unknown, and the rules say so.
+
+Sources: KServe v0.20 `pkg/types/config.go` (ResolveOciModelMode); the release notes of containerd 2.1 and CRI-O 1.33
+for image volumes with a sub-path.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections import Counter
@@ -13,52 +17,65 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from airfreight.cluster import CONFIG_MAPS, NAMESPACES, NODES, PODS, Cluster
-from airfreight.delivery import Facts, mounts_images, read_oci_mode
-from airfreight.disk import EPHEMERAL, Node
+from airfreight.delivery import Facts
+from airfreight.disk import EPHEMERAL, Node, may_run
 from airfreight.errors import RequestError
-from airfreight.observation import metadata, name_of
-from airfreight.serving import quantity
+from airfreight.observation import SERVICE_LABEL, metadata, name_of
+from airfreight.serving import Serving, quantity
 
 log = logging.getLogger(__name__)
 KSERVE_NAMESPACE = "kserve"
 KSERVE_CONFIG = "inferenceservice-config"
 ENFORCE = "pod-security.kubernetes.io/enforce"
 Seen = TypeVar("Seen")
+# The first releases that mount image volumes with a sub-path.
+_NATIVE_RUNTIMES = {"containerd": (2, 1), "cri-o": (1, 33)}
+_RUNTIME = re.compile(r"(?P<name>[a-z-]+)://v?(?P<major>\d+)\.(?P<minor>\d+)")
 # Never pulled: the pod is rehearsed. `.invalid` is nobody's (RFC 2606).
 _NO_IMAGE = "airfreight.invalid/image-volume:none"
 
 
-def delivery_facts(cluster: Cluster, namespace: str) -> Facts:
+def delivery_facts(cluster: Cluster, namespace: str, serving: Serving | None = None) -> Facts:
     """Ask what delivery.py decides by, apart from the image.
 
+    Args:
+        serving: which nodes count: those that may run it. Where none may now, for they are still to be added or ready,
+            and where it is None, all that take pods stand for them.
     Raises:
         RequestError: KServe's ConfigMap holds no JSON.
         TemporaryError: the API server does not answer.
     """
     config = _seen(lambda: cluster.get(CONFIG_MAPS, KSERVE_NAMESPACE, KSERVE_CONFIG))
     nodes = _seen(lambda: cluster.items(NODES)) or []
-    runtimes = {name_of(node): _runtime(node) for node in nodes if not (node.get("spec") or {}).get("unschedulable")}
+    fitting = [node for node in nodes if serving is not None and may_run(serving, _node(node, None))]
+    counted = fitting or [node for node in nodes if not (node.get("spec") or {}).get("unschedulable")]
+    runtimes = {name_of(node): _runtime(node) for node in counted}
     able = {name: mounts_images(runtime) for name, runtime in runtimes.items()}
     facts = Facts(
         oci_mode=None if config is None else _oci_mode(config),
         version=version_of(cluster.version()),
-        old_nodes=tuple(f"{name}: {runtimes[name]}" for name, can in sorted(able.items()) if can is False),
+        old_nodes=tuple(f"{name} with {runtimes[name]}" for name, can in sorted(able.items()) if can is False),
         new_nodes=sum(can is not False for can in able.values()),
         pod_security=_pod_security(_seen(lambda: cluster.get(NAMESPACES, None, namespace))),
     )
     return replace(facts, image_volumes=_takes_image_volumes(cluster, namespace))
 
 
-def node_facts(cluster: Cluster) -> list[Node] | None:
+def node_facts(cluster: Cluster, leaving: tuple[str, str] | None = None) -> list[Node] | None:
     """Return the nodes as disk.py sees them; None where they may not be read.
 
     Where pods may not be listed in the whole cluster, `Node.requested` is None.
+
+    Args:
+        leaving: namespace and name of an InferenceService whose pods end first: what they were promised is free then.
     """
     nodes = _seen(lambda: cluster.items(NODES))
     if nodes is None:
         return None
     living = "status.phase!=Succeeded,status.phase!=Failed"
     pods = _seen(lambda: cluster.items(PODS, fields=living))
+    if pods is not None and leaving is not None:
+        pods = [pod for pod in pods if _served(pod) != leaving]
     requested = None if pods is None else _requested(pods)
     return [_node(node, None if requested is None else requested[name_of(node)]) for node in nodes]
 
@@ -68,6 +85,31 @@ def version_of(version: Mapping[str, Any]) -> tuple[int, int]:
     numbers = [re.match(r"\d+", str(version.get(key))) for key in ("major", "minor")]
     major, minor = (int(match[0]) if match else 0 for match in numbers)
     return major, minor
+
+
+def read_oci_mode(config: Mapping[str, Any]) -> str:
+    """Return what KServe makes of a bare oci:// address, from its ConfigMap; "" for nothing.
+
+    Raises:
+        ValueError: the JSON in it does not parse.
+    """
+    values = json.loads((config.get("data") or {}).get("storageInitializer") or "{}")
+    if not isinstance(values, dict):
+        raise ValueError("storageInitializer is no JSON object")
+    if values.get("ociModelMode"):
+        return str(values["ociModelMode"])
+    return "modelcar" if values.get("enableModelcar") or values.get("enableOciModelSupport") else ""
+
+
+def mounts_images(runtime: str) -> bool | None:
+    """Say whether a container runtime mounts image volumes as KServe asks for them; None for one we do not know.
+
+    Args:
+        runtime: a node's `containerRuntimeVersion`, such as "containerd://2.1.4".
+    """
+    match = _RUNTIME.match(runtime)
+    first = _NATIVE_RUNTIMES.get(match["name"]) if match else None
+    return None if match is None or first is None else (int(match["major"]), int(match["minor"])) >= first
 
 
 def image_volume_pod(namespace: str) -> dict[str, Any]:
@@ -146,6 +188,13 @@ def _node(node: Mapping[str, Any], requested: int | None) -> Node:
         schedulable=not spec.get("unschedulable") and conditions.get("Ready") == "True",
         under_pressure=conditions.get("DiskPressure") == "True",
     )
+
+
+def _served(pod: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return namespace and name of the InferenceService whose pod it is; None where it is of none."""
+    meta = metadata(pod)
+    name = (meta.get("labels") or {}).get(SERVICE_LABEL)
+    return (str(meta.get("namespace", "")), str(name)) if name else None
 
 
 def _requested(pods: list[dict[str, Any]]) -> Counter[str]:

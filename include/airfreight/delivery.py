@@ -5,21 +5,19 @@
     oci+native   an image volume: the kubelet mounts the image read-only; no sidecar, no shared process namespace
 
 `auto` takes the first of oci+native, oci, s3 for which there is an artifact and against which no fact speaks: an image
-is pulled once for a node and pinned by its digest, and an image volume asks the least of the pod.
+is pulled once for a node and pinned by its digest, and an image volume asks the least of the pod. The scheduler takes
+any node that may run the pod, so `auto` mounts an image only where each of these can; asked for by name, one is enough.
 
-Sources: KServe v0.20 `pkg/types/config.go` (ResolveOciModelMode), `pkg/webhook/admission/pod/mutator.go` (with OCI off
-nothing at all is injected, not even for oci+native://), `pkg/utils/imagevolume.go`; Kubernetes KEP-4639; the release
-notes of containerd 2.1 and CRI-O 1.33 for image volumes with a sub-path.
+Sources: KServe v0.20 `pkg/webhook/admission/pod/mutator.go` (with OCI off nothing at all is injected, not even for
+oci+native://), `pkg/utils/imagevolume.go`; Kubernetes KEP-4639.
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
 from airfreight.errors import RequestError
 
@@ -27,10 +25,7 @@ AUTO = "auto"
 CONFIG_MAP = "ConfigMap inferenceservice-config of namespace kserve"
 # Image volumes are older; the sub-path with which KServe mounts them is not (KEP-4639: beta).
 NATIVE_KUBERNETES = (1, 33)
-# The first releases that mount image volumes with a sub-path.
-_NATIVE_RUNTIMES = {"containerd": (2, 1), "cri-o": (1, 33)}
 _IMAGE = re.compile(r"oci://[^\s@]+@sha256:[0-9a-f]{64}")
-_RUNTIME = re.compile(r"(?P<name>[a-z-]+)://v?(?P<major>\d+)\.(?P<minor>\d+)")
 
 
 class Mode(StrEnum):
@@ -73,10 +68,12 @@ class Facts:
         oci_mode: what KServe makes of a bare oci:// address: "modelcar", "native", "fetch", "" for nothing at all.
         version: of Kubernetes, (major, minor).
         image_volumes: whether the API server takes a pod with an image volume.
-        old_nodes: nodes whose container runtime cannot mount image volumes, as "name (runtime)".
-        new_nodes: how many nodes can.
+        old_nodes: nodes that may run the model and whose container runtime cannot mount image volumes, as
+            "name with runtime".
+        new_nodes: how many of those that may run it can.
         pod_security: the level the namespace enforces; "" for none.
         has_base: whether the image holds a shell beside the model.
+        can_pull: whether nodes could pull the image; False was said to the user already.
     """
 
     oci_mode: str | None = None
@@ -86,6 +83,13 @@ class Facts:
     new_nodes: int = 0
     pod_security: str | None = None
     has_base: bool | None = None
+    can_pull: bool | None = None
+
+    @property
+    def old_ones(self) -> str:
+        """The first of `old_nodes`, for a person."""
+        more = len(self.old_nodes) - 3
+        return ", ".join(self.old_nodes[:3]) + (f" and {more} more" if more > 0 else "")
 
 
 NOTHING_KNOWN = Facts()
@@ -152,12 +156,13 @@ def choose(wanted: Mode | None, artifacts: Artifacts, facts: Facts) -> Choice:
         against = objection(wanted, facts)
         if against is not None:
             raise RequestError(f"Delivery {wanted} is not possible here: {against}.")
-        return _chosen(wanted, artifacts, "as asked for")
+        but = f", though not on {facts.old_ones}" if wanted is Mode.NATIVE and facts.old_nodes else ""
+        return _chosen(wanted, artifacts, f"as asked for{but}")
     objections: list[str] = []
     for mode in PREFERENCE:
         if not artifacts.of(mode):
             continue
-        against = objection(mode, facts)
+        against = objection(mode, facts) or (_some_container_runtimes(facts) if mode is Mode.NATIVE else None)
         if against is None:
             return _chosen(mode, artifacts, "; ".join(objections) or _ADVANTAGES[mode])
         objections.append(f"not {mode}: {against}")
@@ -167,31 +172,6 @@ def choose(wanted: Mode | None, artifacts: Artifacts, facts: Facts) -> Choice:
 def objection(mode: Mode, facts: Facts) -> str | None:
     """Return what speaks against a mode, with the remedy and without a full stop; None where nothing known does."""
     return next((said for rule in _RULES[mode] if (said := rule(facts))), None)
-
-
-def read_oci_mode(config: Mapping[str, Any]) -> str:
-    """Return what KServe makes of a bare oci:// address, from its ConfigMap; "" for nothing.
-
-    Raises:
-        ValueError: the JSON in it does not parse.
-    """
-    values = json.loads((config.get("data") or {}).get("storageInitializer") or "{}")
-    if not isinstance(values, dict):
-        raise ValueError("storageInitializer is no JSON object")
-    if values.get("ociModelMode"):
-        return str(values["ociModelMode"])
-    return "modelcar" if values.get("enableModelcar") or values.get("enableOciModelSupport") else ""
-
-
-def mounts_images(runtime: str) -> bool | None:
-    """Say whether a container runtime mounts image volumes as KServe asks for them; None for one we do not know.
-
-    Args:
-        runtime: a node's `containerRuntimeVersion`, such as "containerd://2.1.4".
-    """
-    match = _RUNTIME.match(runtime)
-    first = _NATIVE_RUNTIMES.get(match["name"]) if match else None
-    return None if match is None or first is None else (int(match["major"]), int(match["minor"])) >= first
 
 
 def _image(text: str) -> str:
@@ -242,6 +222,10 @@ def _sidecar_is_not_restricted(facts: Facts) -> str | None:
     )
 
 
+def _nodes_cannot_pull(facts: Facts) -> str | None:
+    return "nodes could not pull the image, as was said" if facts.can_pull is False else None
+
+
 def _image_has_no_shell(facts: Facts) -> str | None:
     if facts.has_base is not False:
         return None
@@ -273,17 +257,29 @@ def _container_runtimes_are_too_old(facts: Facts) -> str | None:
     if not facts.old_nodes or facts.new_nodes:
         return None
     return (
-        f"no node's container runtime can mount an image ({', '.join(facts.old_nodes)}): upgrade to containerd 2.1 or "
+        f"no node's container runtime can mount an image ({facts.old_ones}): upgrade to containerd 2.1 or "
         "CRI-O 1.33, or choose oci"
+    )
+
+
+def _some_container_runtimes(facts: Facts) -> str | None:
+    if not facts.old_nodes:
+        return None
+    return (
+        f"the model may come to a node whose container runtime cannot mount an image ({facts.old_ones}): upgrade it to "
+        "containerd 2.1 or CRI-O 1.33, keep the model off it with node_selector, or ask for oci+native by name"
     )
 
 
 _Rule = Callable[[Facts], str | None]
 _RULES: dict[Mode, tuple[_Rule, ...]] = {
     Mode.S3: (),
-    Mode.OCI: (_oci_is_off, _oci_means_something_else, _sidecar_is_not_restricted, _image_has_no_shell),
+    Mode.OCI: (
+        _nodes_cannot_pull, _oci_is_off, _oci_means_something_else, _sidecar_is_not_restricted, _image_has_no_shell,
+    ),
     Mode.NATIVE: (
-        _oci_is_off, _kubernetes_is_too_old, _image_volumes_are_off, _container_runtimes_are_too_old,
+        _nodes_cannot_pull, _oci_is_off, _kubernetes_is_too_old, _image_volumes_are_off,
+        _container_runtimes_are_too_old,
     ),
 }  # fmt: skip
 _ADVANTAGES = {

@@ -16,8 +16,9 @@ from airfreight.delivery import NOTHING_KNOWN, Artifacts, Choice, Facts, Mode, c
 from airfreight.disk import Need, Node, able_nodes, check_disk
 from airfreight.egress import Site, policy, with_resolver
 from airfreight.errors import RequestError
-from airfreight.observation import one_line
-from airfreight.preflight import check_target
+from airfreight.observation import is_stopped, one_line
+from airfreight.preflight import check_host, check_target
+from airfreight.promotion import RECREATE
 from airfreight.pull_auth import look
 from airfreight.release import release_id
 from airfreight.rendering import MODEL_SERVICE_ACCOUNT, Deployment, render, service_url, with_release
@@ -121,6 +122,11 @@ class Rehearsal:
         """The checks that failed."""
         return [check for check in self.checks if not check.ok]
 
+    @property
+    def starts_a_pod(self) -> bool:
+        """Whether a pod starts for it: it changes something, or is stopped and is started for its gates."""
+        return self.changed or is_stopped(self.object)
+
 
 def make_plan(request: Request, facts: Facts = NOTHING_KNOWN, site: Site | None = None) -> Plan:
     """Choose the delivery mode and render the InferenceService; pure.
@@ -158,22 +164,41 @@ def ask(cluster: Cluster, request: Request, registries: RegistrySettings, say: _
         The facts, and the bytes that the nodes' disks must hold: of the image where the model's are not known; 0 where
         nobody knows.
     Raises:
-        RequestError: the nodes could not pull the image.
+        RequestError: the nodes could not pull the image; where the mode is open and the model lies in S3 too, that is a
+            fact against the image alone.
         TemporaryError: the API server does not answer.
     """
-    facts = delivery_facts(cluster, request.namespace)
+    facts = delivery_facts(cluster, request.namespace, request.serving)
     if not request.artifacts.image or request.mode is Mode.S3:
         return facts, request.size_bytes
     from airfreight.stores.oci.reference import parse_image
 
     image = parse_image(f"The artifact {request.artifacts.image}", request.artifacts.image)
-    seen = look(cluster, request.namespace, image, request.pull_secret, registries)
+    try:
+        seen = look(cluster, request.namespace, image, request.pull_secret, registries)
+    except RequestError as error:
+        if request.mode is not None or not request.artifacts.s3:
+            raise
+        say(f"Image: {error.message}")
+        return replace(facts, can_pull=False), request.size_bytes
     say(seen.note)
     return replace(facts, has_base=seen.has_base), request.size_bytes or seen.size_bytes or 0
 
 
-def check(cluster: Cluster, plan: Plan, size_bytes: int, say: _Say) -> list[Node] | None:
-    """Check what the pods of a plan need: namespace, runtime, service account, Secrets, the nodes' disk.
+def check(cluster: Cluster, plan: Plan) -> None:
+    """Check what is to be there for a plan: namespace, runtime, service account, Secrets; and its host's name.
+
+    Raises:
+        RequestError: something is missing, or KServe could not name the host; the sentence names the remedy.
+        TemporaryError: the API server does not answer.
+    """
+    request = plan.request
+    check_host(cluster, request.name, request.namespace)
+    check_target(cluster, request.namespace, request.runtime, plan.choice.storage_uri)
+
+
+def check_room(cluster: Cluster, plan: Plan, size_bytes: int, say: _Say) -> list[Node] | None:
+    """Check that the nodes' disks have room for a pod of a plan, beside those that run on when it starts.
 
     Args:
         size_bytes: what the nodes' disks must hold; 0 where nobody knows.
@@ -181,15 +206,20 @@ def check(cluster: Cluster, plan: Plan, size_bytes: int, say: _Say) -> list[Node
     Returns:
         The nodes that may run it and have room for it; None where they may not be read.
     Raises:
-        RequestError: something is missing; the sentence names the remedy.
+        RequestError: no node has; the sentence names the remedy.
         TemporaryError: the API server does not answer.
     """
     request = plan.request
-    check_target(cluster, request.namespace, request.runtime, plan.choice.storage_uri)
     image = "" if plan.choice.mode is Mode.S3 else plan.choice.artifact.removeprefix("oci://")
-    need, nodes = Need(plan.choice.mode, size_bytes, image, request.serving), node_facts(cluster)
+    leaving = (request.namespace, request.name) if _ends_first(plan) else None
+    need, nodes = Need(plan.choice.mode, size_bytes, image, request.serving), node_facts(cluster, leaving)
     say(check_disk(need, nodes))
     return None if nodes is None else able_nodes(need, nodes)
+
+
+def _ends_first(plan: Plan) -> bool:
+    """Whether the pods of the release before are gone when the first pod of this one starts."""
+    return bool(plan.object["spec"]["predictor"]["deploymentStrategy"]["type"] == RECREATE)
 
 
 def rehearse(cluster: Cluster, plan: Plan, *, take_over: bool = False) -> Rehearsal:

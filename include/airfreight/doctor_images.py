@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from airfreight.cluster import CONFIG_MAPS, SECRETS, SERVICE_ACCOUNTS, Cluster
+from airfreight.cluster import CONFIG_MAPS, NAMESPACES, SECRETS, SERVICE_ACCOUNTS, Cluster
 from airfreight.cluster_facts import delivery_facts
 from airfreight.delivery import PREFERENCE, Facts, Mode, objection
 from airfreight.doctor import Check, Place, State
 from airfreight.errors import AirfreightError, RequestError
-from airfreight.pull_auth import MALFORMED, PULL_SECRET, secret_fault
+from airfreight.pull_auth import PULL_SECRET
+from airfreight.pull_secrets import MALFORMED, secret_fault
 from airfreight.rendering import MODEL_SERVICE_ACCOUNT
 from airfreight.stores.oci.reference import OciRoot, parse_image, parse_oci
 
@@ -51,15 +53,30 @@ def examine_images(
 
 
 def check_ca_bundle(cluster: Cluster, place: Place, name: str) -> Check:
-    """Look at the ConfigMap that gives the pods a private CA."""
-    title = f"ConfigMap {name} in {place.namespace}"
+    """Look at the ConfigMap that gives the pods a private CA; where buildah has a namespace, its pods need it too."""
+    found = _ca_bundle(cluster, place.namespace, name)
+    if found.state is not State.OK or not _is_there(cluster, place.builder):
+        return found
+    built = _ca_bundle(cluster, place.builder, name)
+    return built if built.state is not State.OK else replace(found, title=f"{found.title} and {place.builder}")
+
+
+def _ca_bundle(cluster: Cluster, namespace: str, name: str) -> Check:
+    title = f"ConfigMap {name} in {namespace}"
     try:
-        config = cluster.get(CONFIG_MAPS, place.namespace, name)
+        config = cluster.get(CONFIG_MAPS, namespace, name)
     except RequestError as error:
         return Check(title, State.UNSEEN, error.message.rstrip("."))
     return judge_ca_bundle(
-        title, config, f"kubectl -n {place.namespace} create configmap {name} --from-file={CA_KEY}=PEM-FILE"
+        title, config, f"kubectl -n {namespace} create configmap {name} --from-file={CA_KEY}=PEM-FILE"
     )
+
+
+def _is_there(cluster: Cluster, namespace: str) -> bool:
+    try:
+        return cluster.get(NAMESPACES, None, namespace) is not None
+    except RequestError:
+        return False
 
 
 def judge_ca_bundle(title: str, config: Mapping[str, Any] | None, make: str) -> Check:
@@ -82,7 +99,8 @@ def judge_deliveries(facts: Facts) -> Iterator[Check]:
     able = any(said is None for said in against.values())
     for mode, said in against.items():
         if said is None:
-            yield Check(f"delivery {mode}", State.OK, _known(facts))
+            but = f", though not on {facts.old_ones}" if mode is Mode.NATIVE and facts.old_nodes else ""
+            yield Check(f"delivery {mode}", State.OK, f"{_known(facts)}{but}")
         else:
             what, _, remedy = said.partition(": ")
             # One of the two will do, so the other is no fault.
@@ -145,7 +163,7 @@ def _pull_login(cluster: Cluster, namespace: str, registry: str, wanted: str) ->
     secrets = {name: cluster.get(SECRETS, namespace, name) for name in names}
     faults = {name: secret_fault(secret, name, namespace, image) for name, secret in secrets.items()}
     good = [name for name, fault in faults.items() if fault is None]
-    # With one of these the kubelet pulls nothing, whatever the others hold (`pull_auth`).
+    # With one of these the kubelet pulls nothing, whatever the others hold (`pull_secrets`).
     malformed = next((fault for fault in faults.values() if fault and MALFORMED in fault), None)
     if good and not malformed:
         return Check(title, State.OK, f"Secret {good[0]} has one for {registry}")
@@ -155,4 +173,5 @@ def _pull_login(cluster: Cluster, namespace: str, registry: str, wanted: str) ->
     if spoilt:
         what, _, remedy = spoilt.rstrip(".").partition("; ")
         return Check(title, State.MISSING, what, remedy)
-    return Check(title, State.OK, f"none, which is right where {registry} asks for none; else make {PULL_SECRET}")
+    right = f"none, which is right where {registry} asks for none or the nodes have one of their own"
+    return Check(title, State.OK, f"{right}; else make {PULL_SECRET}")

@@ -184,7 +184,8 @@ def assess_pull(
         return Pending(f"{what} could not be pulled yet ({said})")
     if _PULL_DENIED.search(said):
         remedy = (
-            f"correct the login for its registry in the Secret that {account} lists in imagePullSecrets, or the image"
+            f"correct the login for its registry in the Secret that {account} lists in imagePullSecrets, or the node's "
+            "own, or the image"
         )
     elif _NO_SPACE.search(said):
         remedy = "free disk on that node, or choose other nodes"

@@ -22,9 +22,9 @@
           resources: ...
 
 `predictor.model.storageUri` plus a ServingRuntime of ours is the one form KServe injects every kind of weights into.
-KServe takes the container, the volumes and the tolerations of a ServingRuntime, and nothing else of its pod (v0.20,
-`MergePodSpec`), so what belongs to the pod stands here: its security context, its token, its grace period, its rollout.
-The offline environment and the probes are the runtime's.
+KServe takes containers, volumes, imagePullSecrets and what is about scheduling of a ServingRuntime, and nothing else of
+its pod (v0.20, `MergePodSpec`), so what belongs to the pod stands here: its security context, its token, its grace
+period, its rollout. The offline environment and the probes are the runtime's.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from airfreight.release import canonical_json
 from airfreight.rendering import check_namespace
 from airfreight.serving import check_server_arg, parse_env
 from airfreight.shipped import shipped
+from airfreight.stores.oci.reference import is_digest
 
 TEMPLATES = shipped("kubernetes/runtimes")
 SERVER_CONTAINER = "kserve-container"
@@ -46,7 +47,7 @@ def pin(image: str, template: str, settings: Iterable[str] = (), namespace: str 
             template's own.
         namespace: where the runtime is to live; it is no part of the content.
     Raises:
-        RequestError: the image is not pinned, there is no such template, or a setting is wrong.
+        RequestError: an image is not pinned, there is no such template, or a setting is wrong.
     """
     if not _DIGEST.fullmatch(image):
         raise RequestError(
@@ -56,6 +57,11 @@ def pin(image: str, template: str, settings: Iterable[str] = (), namespace: str 
     kind, runtime = load_template(template)
     container = _server_container(runtime, template)
     container["image"] = image
+    for user, other in unpinned(runtime):
+        raise RequestError(
+            f"The runtime template {template} names the image {other} of {user} without a digest, and a tag may change "
+            "under a running model; write the digest into the template."
+        )
     for line in settings:
         _set(container, line)
     meta = runtime.setdefault("metadata", {})
@@ -69,6 +75,17 @@ def pin(image: str, template: str, settings: Iterable[str] = (), namespace: str 
         check_namespace(namespace)
         meta["namespace"] = namespace
     return runtime
+
+
+def unpinned(runtime: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield what names an image without a digest, and the image, of what KServe takes of a runtime for a pod."""
+    spec = runtime.get("spec") or {}
+    named = [(str(one.get("name")), one.get("image")) for one in spec.get("containers") or []]
+    volumes = spec.get("volumes") or []
+    named += [(f"volume {one.get('name')}", one["image"].get("reference")) for one in volumes if one.get("image")]
+    for user, image in named:
+        if image and not is_digest(str(image).partition("@")[2]):
+            yield user, str(image)
 
 
 def load_template(template: str) -> tuple[str, dict[str, Any]]:

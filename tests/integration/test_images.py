@@ -61,11 +61,7 @@ def private(site: Site, artifact: str, tmp_path_factory: pytest.TempPathFactory)
         f"version: 0.1\nlog: {{level: warn}}\nstorage: {{filesystem: {{rootdirectory: {directory / 'data'}}}}}\n"
         f"http: {{addr: ':{PORT}'}}\nauth: {{htpasswd: {{realm: tests, path: {directory / 'htpasswd'}}}}}\n"
     )
-    hosts = site.embedded.state / "registries" / host
-    hosts.mkdir(parents=True, exist_ok=True)
-    (hosts / "hosts.toml").write_text(
-        f'server = "http://{host}"\n[host."http://{host}"]\n  capabilities = ["pull", "resolve"]\n'
-    )
+    hosts = tell_containerd(site, host)
     command = [str(word) for word in inside(site.embedded, ["docker-registry", "serve", directory / "registry.yml"])]
     with (directory / "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
@@ -75,6 +71,17 @@ def private(site: Site, artifact: str, tmp_path_factory: pytest.TempPathFactory)
             process.terminate()
             (hosts / "hosts.toml").unlink()
             hosts.rmdir()
+
+
+def tell_containerd(site: Site, host: str, login: str = "") -> Path:
+    """Write how the node's containerd speaks to a registry, with a login of the node's own; returns the directory."""
+    hosts = site.embedded.state / "registries" / host
+    hosts.mkdir(parents=True, exist_ok=True)
+    own = f'  [host."http://{host}".header]\n    Authorization = "Basic {login}"\n' if login else ""
+    (hosts / "hosts.toml").write_text(
+        f'server = "http://{host}"\n[host."http://{host}"]\n  capabilities = ["pull", "resolve"]\n{own}'
+    )
+    return hosts
 
 
 def asks_for_a_login(host: str) -> bool:
@@ -101,7 +108,11 @@ def copied(artifact: str, destination: str, directory: Path) -> str:
 
 
 def docker_config(host: str, password: str) -> dict[str, object]:
-    return {"auths": {host: {"auth": base64.b64encode(f"{USER}:{password}".encode()).decode()}}}
+    return {"auths": {host: {"auth": basic(password)}}}
+
+
+def basic(password: str) -> str:
+    return base64.b64encode(f"{USER}:{password}".encode()).decode()
 
 
 def give_login(site: Site, artifact: str, password: str) -> None:
@@ -126,7 +137,9 @@ def test_a_wrong_login_is_said_before_anything_is_touched(
     site: Site, private: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert site.run("deploy", "early", private)[0] == 2
-    assert f"Secret airfreight-pull in namespace {site.namespace}" in capsys.readouterr().err
+    refused = capsys.readouterr().err
+    assert f"Secret airfreight-pull in namespace {site.namespace}, with which" in refused
+    assert "take that Secret out of imagePullSecrets of the service account airfreight-model." in refused
     give_login(site, private, "wrong")
     assert site.run("deploy", "early", private)[0] == 2
     assert "to the login of Secret airfreight-pull in namespace" in capsys.readouterr().err
@@ -160,6 +173,32 @@ def test_the_right_login_pulls(site: Site, private: str, capsys: pytest.CaptureF
         until("the server's container to run", lambda: server_runs(site, "right"), 90)
     finally:
         site.delete("right")
+
+
+def test_a_node_with_a_login_of_its_own_needs_no_secret(
+    site: Site, private: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """What a credential provider gives a kubelet, said to containerd: from outside nobody can see either."""
+    host = private.removeprefix("oci://").partition("/")[0]
+    # Another name than the other tests': what a node has under one, it does not ask for again.
+    image = copied(private, f"oci://{host}/node/pong:v1", tmp_path)
+    account = ["-n", site.namespace, "serviceaccount", "airfreight-model", "--type=merge", "-p"]
+    site.kubectl("patch", *account, '{"imagePullSecrets": []}')
+    note = f"{host} gives it to nobody without a login, and no Secret that the service account airfreight-model lists"
+    try:
+        code, _ = site.run("register", "own", image, "--ledger", f"file://{tmp_path}/", "--run", "tests", "--stage")
+        said = capsys.readouterr()
+        assert code == 2 and note in said.out
+        assert "cannot be pulled (" in said.err and "correct the login for its registry" in said.err
+        assert site.pods("own") == [], "a login that is missing is found before anything that serves is touched"
+        tell_containerd(site, host, basic(PASSWORD))
+        code, _ = site.run("deploy", "own", image)
+        assert code == 0 and note in capsys.readouterr().out
+        until("the server's container to run", lambda: server_runs(site, "own"), 90)
+    finally:
+        tell_containerd(site, host)
+        site.kubectl("patch", *account, '{"imagePullSecrets": [{"name": "airfreight-pull"}]}')
+        site.delete("own")
 
 
 def test_a_base_that_knows_the_modelcars_user_does_not_close_the_files(site: Site) -> None:

@@ -8,36 +8,52 @@ from typing import Any
 import pytest
 
 from airfreight.cluster import Resource
-from airfreight.cluster_facts import delivery_facts, image_volume_pod, node_facts, version_of
+from airfreight.cluster_facts import (
+    delivery_facts,
+    image_volume_pod,
+    mounts_images,
+    node_facts,
+    read_oci_mode,
+    version_of,
+)
 from airfreight.errors import RequestError
+from airfreight.serving import Serving
 
 GI = 2**30
 Thing = dict[str, Any]
 
 
-def node(name: str = "a", runtime: str = "containerd://2.1.4", **spec: Any) -> Thing:
+def node(
+    name: str = "a",
+    runtime: str = "containerd://2.1.4",
+    gpus: int = 2,
+    ready: bool = True,
+    zone: str = "x",
+    **spec: Any,
+) -> Thing:
     return {
-        "metadata": {"name": name, "labels": {"zone": "x"}},
+        "metadata": {"name": name, "labels": {"zone": zone}},
         "spec": spec,
         "status": {
-            "allocatable": {"ephemeral-storage": "100Gi", "nvidia.com/gpu": "2"},
-            "conditions": [{"type": "Ready", "status": "True"}, {"type": "DiskPressure", "status": "False"}],
+            "allocatable": {"ephemeral-storage": "100Gi", "nvidia.com/gpu": str(gpus)},
+            "conditions": [{"type": "Ready", "status": str(ready)}, {"type": "DiskPressure", "status": "False"}],
             "images": [{"names": ["r/a@sha256:1", "r/a:v1"], "sizeBytes": 7}, {"sizeBytes": 5}],
             "nodeInfo": {"containerRuntimeVersion": runtime},
         },
     }
 
 
-def pod(on: str, *requests: str, init: str = "") -> Thing:
+def pod(on: str, *requests: str, init: str = "", of: str = "", namespace: str = "models") -> Thing:
     def container(request: str) -> Thing:
         return {"resources": {"requests": {"ephemeral-storage": request}}} if request else {}
 
     return {
+        "metadata": {"namespace": namespace, "labels": {"serving.kserve.io/inferenceservice": of} if of else {}},
         "spec": {
             "nodeName": on,
             "containers": [container(one) for one in requests],
             "initContainers": [container(init)],
-        }
+        },
     }
 
 
@@ -77,15 +93,50 @@ class FakeCluster:
         return {**wanted, "spec": {"volumes": []}} if self.drops_images else wanted
 
 
-def facts(cluster: FakeCluster) -> Any:
-    return delivery_facts(cluster, "models")  # type: ignore[arg-type]
+def facts(cluster: FakeCluster, serving: Serving | None = None) -> Any:
+    return delivery_facts(cluster, "models", serving)  # type: ignore[arg-type]
 
 
 def test_everything_is_seen() -> None:
     found = facts(FakeCluster(nodes=[node(), node("old", "containerd://1.7.2"), node("away", unschedulable=True)]))
     assert (found.oci_mode, found.version, found.image_volumes) == ("modelcar", (1, 34), True)
-    assert (found.old_nodes, found.new_nodes) == (("old: containerd://1.7.2",), 1)
+    assert (found.old_nodes, found.new_nodes) == (("old with containerd://1.7.2",), 1)
     assert found.pod_security == "baseline" and found.has_base is None
+
+
+OLD = "containerd://1.7.27"
+TAINT = [{"key": "gpu", "effect": "NoSchedule"}]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "old", "new"),
+    [
+        ({}, ["gpu-1", "gpu-2"], 2),
+        ({"gpus": 1}, ["gpu-1", "gpu-2"], 1),
+        ({"gpus": 1, "node_selector": ["zone=old"]}, ["gpu-1", "gpu-2"], 0),
+        ({"gpus": 1, "node_selector": ["zone=x"]}, [], 1),
+        ({"gpus": 4, "tolerations": ["gpu:NoSchedule"]}, ["tainted"], 0),
+    ],
+)
+def test_only_the_nodes_that_may_run_the_model_say_what_can_be_mounted(
+    wanted: dict[str, Any], old: list[str], new: int
+) -> None:
+    """One new node anywhere is nothing to a model that cannot come there."""
+    cluster = FakeCluster(
+        nodes=[
+            node("cpu", gpus=0), node("gpu-1", OLD, zone="old"), node("gpu-2", OLD, zone="old"), node("gpu-3"),
+            node("tainted", OLD, gpus=4, taints=TAINT), node("down", OLD, ready=False),
+        ]
+    )  # fmt: skip
+    found = facts(cluster, Serving(**wanted))
+    assert (list(found.old_nodes), found.new_nodes) == ([f"{name} with {OLD}" for name in old], new)
+
+
+def test_where_no_node_may_run_it_now_all_that_take_pods_stand_for_them() -> None:
+    """A pool that grows from nothing mostly has the container runtime of the others."""
+    cluster = FakeCluster(nodes=[node("cpu", OLD, gpus=0), node("away", unschedulable=True)])
+    found = facts(cluster, Serving(gpus=8))
+    assert (found.old_nodes, found.new_nodes) == ((f"cpu with {OLD}",), 0)
 
 
 def test_what_may_not_be_seen_is_unknown() -> None:
@@ -143,6 +194,18 @@ def test_nodes_and_what_is_promised_on_them() -> None:
     assert found.schedulable and not found.under_pressure
 
 
+def test_of_a_model_whose_pods_end_first_nothing_is_promised() -> None:
+    pods = [pod("a", "60Gi", of="pong"), pod("a", "1Gi", of="ping"), pod("a", "2Gi", of="pong", namespace="other"),
+            pod("a", "4Gi")]  # fmt: skip
+
+    def requested(leaving: tuple[str, str] | None) -> int | None:
+        (found,) = node_facts(FakeCluster(pods=pods), leaving) or []  # type: ignore[arg-type]
+        return found.requested
+
+    assert requested(("models", "pong")) == 7 * GI
+    assert requested(None) == 67 * GI
+
+
 def test_pods_that_may_not_be_listed() -> None:
     cluster = FakeCluster()
     cluster.hidden = {"pods"}
@@ -153,3 +216,40 @@ def test_pods_that_may_not_be_listed() -> None:
 def test_versions() -> None:
     assert version_of({"major": "1", "minor": "33+"}) == (1, 33)
     assert version_of({}) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "mode"),
+    [
+        ({}, ""),
+        ({"enableModelcar": True}, "modelcar"),
+        ({"enableOciModelSupport": True}, "modelcar"),
+        ({"enableModelcar": True, "ociModelMode": "native"}, "native"),
+        ({"ociModelMode": "fetch"}, "fetch"),
+    ],
+)
+def test_what_kserve_makes_of_its_configuration(values: dict[str, Any], mode: str) -> None:
+    assert read_oci_mode({"data": {"storageInitializer": json.dumps(values)}}) == mode
+
+
+def test_a_configuration_without_the_key_and_one_that_does_not_parse() -> None:
+    assert read_oci_mode({}) == ""
+    for text in ("{", "[]"):
+        with pytest.raises(ValueError, match=r"."):
+            read_oci_mode({"data": {"storageInitializer": text}})
+
+
+@pytest.mark.parametrize(
+    ("runtime", "can"),
+    [
+        ("containerd://2.3.5+unknown", True),
+        ("containerd://v2.1.0", True),
+        ("containerd://1.7.27", False),
+        ("cri-o://1.33.1", True),
+        ("cri-o://1.32.9", False),
+        ("docker://28.0.0", None),
+        ("", None),
+    ],
+)
+def test_container_runtimes(runtime: str, can: bool | None) -> None:
+    assert mounts_images(runtime) is can

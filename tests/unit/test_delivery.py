@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
@@ -14,11 +13,9 @@ from airfreight.delivery import (
     Facts,
     Mode,
     choose,
-    mounts_images,
     objection,
     parse_artifacts,
     parse_mode,
-    read_oci_mode,
 )
 from airfreight.errors import RequestError
 
@@ -26,6 +23,7 @@ DIGEST = f"@sha256:{'5c' * 32}"
 IMAGE = f"oci://registry.example/models/acme/pong{DIGEST}"
 S3 = "s3://llm-models/acme/pong/3b1f9d2c4a5e/"
 BOTH = Artifacts(S3, IMAGE)
+OLD = ("a with containerd://1.7.2",)
 ABLE = Facts("modelcar", (1, 34), True, (), 3, "baseline", True)
 
 
@@ -51,8 +49,10 @@ def test_what_is_not_known_speaks_against_nothing() -> None:
         ({"oci_mode": ""}, Mode.S3, "KServe serves no images here"),
         ({"version": (1, 32)}, Mode.OCI, "Kubernetes 1.32 cannot mount a folder of an image, which came with 1.33"),
         ({"image_volumes": False}, Mode.OCI, "turn on the feature gate ImageVolume"),
-        ({"old_nodes": ("a: containerd://1.7.2",), "new_nodes": 0}, Mode.OCI, "(a: containerd://1.7.2)"),
-        ({"old_nodes": ("a: containerd://1.7.2",), "new_nodes": 1}, Mode.NATIVE, "once for a node"),
+        ({"old_nodes": OLD, "new_nodes": 0}, Mode.OCI, "no node's container runtime can mount an image (a with cont"),
+        ({"old_nodes": OLD, "new_nodes": 1}, Mode.OCI, "a node whose container runtime cannot mount an image (a wi"),
+        ({"old_nodes": OLD, "new_nodes": 1, "has_base": False}, Mode.S3, "keep the model off it with node_selector"),
+        ({"can_pull": False}, Mode.S3, "not oci+native: nodes could not pull the image, as was said; not oci: nodes"),
         ({"pod_security": "restricted"}, Mode.NATIVE, "once for a node"),
         ({"pod_security": "restricted", "image_volumes": False}, Mode.S3, "modelcar containers need baseline"),
         ({"has_base": False, "image_volumes": False}, Mode.S3, "needs sh, ln, sleep and ls"),
@@ -83,12 +83,31 @@ def test_every_mode_passed_over_is_named() -> None:
         (Mode.NATIVE, {"oci_mode": ""}, "Delivery oci+native is not possible here: KServe serves no images here"),
         (Mode.NATIVE, {"version": (1, 31)}, "Delivery oci+native is not possible here: Kubernetes 1.31 cannot mount"),
         (Mode.OCI, {"has_base": False}, "publish it with a base (`modelcar_base`, --base), or choose oci+native."),
+        (Mode.NATIVE, {"old_nodes": OLD, "new_nodes": 0}, "image (a with containerd://1.7.2): upgrade to containerd"),
         (Mode.OCI, {"oci_mode": "fetch"}, "KServe reads oci:// as fetch here: choose oci+native, or set"),
     ],
 )
 def test_a_mode_asked_for_is_refused_with_its_remedy(wanted: Mode, changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(RequestError, match=re.escape(sentence)):
         choose(wanted, BOTH, facts(**changes))
+
+
+def test_an_image_volume_that_some_nodes_can_mount_is_taken_by_name_alone() -> None:
+    """The scheduler may choose any of them, so it is for a person to say."""
+    mixed = facts(old_nodes=OLD, new_nodes=1)
+    choice = choose(Mode.NATIVE, BOTH, mixed)
+    assert (choice.mode, choice.reason) == (Mode.NATIVE, "as asked for, though not on a with containerd://1.7.2")
+    assert choose(Mode.OCI, BOTH, mixed).reason == "as asked for"
+    sentence = (
+        "containerd 2.1 or CRI-O 1.33, keep the model off it with node_selector, or ask for oci+native by name; not"
+    )
+    with pytest.raises(RequestError, match=re.escape(sentence)):
+        choose(None, Artifacts(image=IMAGE), facts(old_nodes=OLD, new_nodes=1, has_base=False))
+
+
+def test_of_many_old_nodes_three_are_named() -> None:
+    assert facts(old_nodes=("a", "b", "c")).old_ones == "a, b, c"
+    assert facts(old_nodes=("a", "b", "c", "d", "e")).old_ones == "a, b, c and 2 more"
 
 
 def test_an_image_that_nothing_can_serve() -> None:
@@ -138,40 +157,3 @@ def test_modes_as_people_write_them() -> None:
     ]  # fmt: skip
     with pytest.raises(RequestError, match=r'no delivery mode "native": choose auto, s3, oci, oci\+native\.'):
         parse_mode("native")
-
-
-@pytest.mark.parametrize(
-    ("values", "mode"),
-    [
-        ({}, ""),
-        ({"enableModelcar": True}, "modelcar"),
-        ({"enableOciModelSupport": True}, "modelcar"),
-        ({"enableModelcar": True, "ociModelMode": "native"}, "native"),
-        ({"ociModelMode": "fetch"}, "fetch"),
-    ],
-)
-def test_what_kserve_makes_of_its_configuration(values: dict[str, Any], mode: str) -> None:
-    assert read_oci_mode({"data": {"storageInitializer": json.dumps(values)}}) == mode
-
-
-def test_a_configuration_without_the_key_and_one_that_does_not_parse() -> None:
-    assert read_oci_mode({}) == ""
-    for text in ("{", "[]"):
-        with pytest.raises(ValueError, match=r"."):
-            read_oci_mode({"data": {"storageInitializer": text}})
-
-
-@pytest.mark.parametrize(
-    ("runtime", "can"),
-    [
-        ("containerd://2.3.5+unknown", True),
-        ("containerd://v2.1.0", True),
-        ("containerd://1.7.27", False),
-        ("cri-o://1.33.1", True),
-        ("cri-o://1.32.9", False),
-        ("docker://28.0.0", None),
-        ("", None),
-    ],
-)
-def test_container_runtimes(runtime: str, can: bool | None) -> None:
-    assert mounts_images(runtime) is can

@@ -32,7 +32,11 @@ class FakeCluster:
         self.level = "baseline"
         self.refuses = self.edited = ""
         self.forgets_the_mount = False
-        self.disk = "100Gi"
+        self.disk, self.gpus = "100Gi", "0"
+        self.runtime: Thing = RUNTIME
+        self.pods: list[Thing] = []
+        self.nodes: dict[str, str] = {"a": "containerd://2.1.4"}
+        self.changes, self.stopped = True, False
         self.applied: list[Thing] = []
 
     def version(self) -> Thing:
@@ -41,7 +45,7 @@ class FakeCluster:
     def get(self, resource: Resource, namespace: str | None, name: str) -> Thing | None:
         label = {"pod-security.kubernetes.io/enforce": self.level}
         return {
-            "ServingRuntime": RUNTIME,
+            "ServingRuntime": self.runtime,
             "ConfigMap": {"data": {"storageInitializer": json.dumps(self.oci)}},
             "Namespace": {"metadata": {"labels": label}},
             "ServiceAccount": {"metadata": {"name": name}},
@@ -50,15 +54,25 @@ class FakeCluster:
 
     def items(self, resource: Resource, namespace: str | None = None, selector: str = "", *, fields: str = "") -> Any:
         if resource.kind != "Node":
-            return []
-        status = {"allocatable": {"ephemeral-storage": self.disk}, "conditions": [{"type": "Ready", "status": "True"}]}
-        return [{"metadata": {"name": "a"}, "spec": {}, "status": status}]
+            return self.pods if resource.kind == "Pod" else []
+        status = {
+            "allocatable": {"ephemeral-storage": self.disk, "nvidia.com/gpu": self.gpus},
+            "conditions": [{"type": "Ready", "status": "True"}],
+        }
+        return [
+            {"metadata": {"name": name}, "spec": {},
+             "status": {**status, "nodeInfo": {"containerRuntimeVersion": runtime}}}
+            for name, runtime in self.nodes.items()
+        ]  # fmt: skip
 
     def apply(self, wanted: Thing, *, dry_run: bool = False, take_over: bool = False) -> Applied:
         if self.edited and not take_over:
             raise RequestError(f"{self.edited} edited it by hand.")
         self.applied += [] if dry_run else [wanted]
-        return Applied(True, copy.deepcopy(wanted))
+        made = copy.deepcopy(wanted)
+        if self.stopped:
+            made["metadata"]["annotations"]["serving.kserve.io/stop"] = "true"
+        return Applied(self.changes, made)
 
     def rehearse(self, resource: Resource, wanted: Thing) -> Thing:
         uri = (wanted["metadata"].get("annotations") or {}).get(SOURCE_URI)
@@ -220,6 +234,125 @@ def test_no_disk_ends_it_before_anything_is_touched(cluster: FakeCluster, capsys
     assert main(words("deploy", S3, size_bytes=str(20 * 2**30))) == 2
     assert "The model needs 21.0 GiB in each pod, and none of 1 fitting nodes has that" in capsys.readouterr().err
     assert cluster.applied == []
+
+
+def live_pod(**requests: str) -> Thing:
+    """A pod of the live release, on the one node."""
+    labels = {"serving.kserve.io/inferenceservice": "pong"}
+    containers = [{"name": "kserve-container", "resources": {"requests": requests}}]
+    spec = {"nodeName": "a", "containers": containers}
+    return {"metadata": {"name": "pong-x", "namespace": "models", "labels": labels}, "spec": spec}
+
+
+GPU = json.dumps({"runtime": RUNTIME["metadata"]["name"], "gpus": 1})
+NINETY = str(90 * 2**30)
+
+
+def test_with_gpus_the_live_pod_makes_room_for_the_next(
+    cluster: FakeCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their strategy is Recreate, so what the live pod was promised is free when the next one starts."""
+    cluster.disk, cluster.gpus = "150Gi", "1"
+    cluster.pods = [live_pod(**{"ephemeral-storage": "91Gi"})]
+    assert main(words("deploy", S3, size_bytes=NINETY, serving=GPU)) == 0
+    assert "Node disk: 91.0 GiB needed, 150.0 GiB free on a." in capsys.readouterr().out
+    cluster.pods[0]["metadata"]["labels"] = {"serving.kserve.io/inferenceservice": "other"}
+    assert main(words("deploy", S3, size_bytes=NINETY, serving=GPU)) == 2
+    assert "a, has 59.0 GiB left of 150.0 GiB, 91.0 GiB of them promised to other" in capsys.readouterr().err
+
+
+def test_without_gpus_the_live_pod_stays_until_the_next_one_is_up(
+    cluster: FakeCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.disk, cluster.pods = "150Gi", [live_pod(**{"ephemeral-storage": "91Gi"})]
+    assert main(words("deploy", S3, size_bytes=NINETY)) == 2
+    assert "The model needs 91.0 GiB in each pod" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["deploy", "smoke"])
+def test_what_is_live_already_needs_no_room(
+    cluster: FakeCluster, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.disk, cluster.pods, cluster.changes = "150Gi", [live_pod(**{"ephemeral-storage": "91Gi"})], False
+    assert main(words(command, S3, size_bytes=NINETY)) == 0
+    assert "Node disk: not checked, because this changes nothing and so starts no pod." in capsys.readouterr().out
+    cluster.stopped = True
+    assert main(words(command, S3, size_bytes=NINETY)) == 2, "a stopped one is started for its gates"
+    assert "The model needs 91.0 GiB in each pod" in capsys.readouterr().err
+
+
+def test_nodes_that_cannot_run_the_model_do_not_speak_for_those_that_can(
+    cluster: FakeCluster, image: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.nodes = {"a": "containerd://2.1.4", "old": "containerd://1.7.27"}
+    assert main(words("deploy", S3, image)) == 0
+    assert "Delivery s3: not oci+native: the model may come to a node whose container" in capsys.readouterr().out
+    labelled = json.dumps({"runtime": RUNTIME["metadata"]["name"], "node_selector": ["pool=new"]})
+    items = cluster.items
+
+    def with_a_label(*asked: Any, **more: Any) -> Any:
+        found = items(*asked, **more)
+        found[:1] = [{**one, "metadata": {"name": "a", "labels": {"pool": "new"}}} for one in found[:1]]
+        return found
+
+    cluster.items = with_a_label  # type: ignore[method-assign]
+    assert main(words("deploy", S3, image, serving=labelled)) == 0
+    assert "Delivery oci+native: the image is mounted as a volume" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["deploy", "smoke"])
+def test_a_runtime_without_a_digest_is_refused(
+    cluster: FakeCluster, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.runtime = copy.deepcopy(RUNTIME)
+    cluster.runtime["spec"]["containers"][0]["image"] = "vllm:latest"
+    assert main(words(command, S3, serving='{"runtime": "our-vllm"}')) == 2
+    said = capsys.readouterr().err
+    assert "The ServingRuntime our-vllm in namespace models names the image vllm:latest of kserve-container" in said
+    assert cluster.applied == []
+
+
+def test_a_name_of_which_kserve_makes_no_host_is_refused(
+    cluster: FakeCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words("deploy", S3, name="p" * 48)) == 2
+    assert "so it would make no pod; choose a name that is 2 characters shorter" in capsys.readouterr().err
+    assert cluster.applied == []
+
+
+def private_image(registry: Registry) -> str:
+    document = json.dumps({"mediaType": OCI_MANIFEST, "layers": []}).encode()
+    return f"oci://{registry.host}/pong@{registry.put_manifest('pong', OCI_MANIFEST, document)}"
+
+
+@pytest.mark.parametrize("modelcars", [{}, {"enableModelcar": True}])
+def test_an_image_that_cannot_be_pulled_leaves_the_files(
+    cluster: FakeCluster, modelcars: Thing, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.oci = modelcars
+    account = {"metadata": {"name": "airfreight-model"}, "imagePullSecrets": [{"name": "airfreight-pull"}]}
+    get = cluster.get
+
+    def with_a_missing_secret(resource: Resource, namespace: str | None, name: str) -> Thing | None:
+        if name == "airfreight-pull":
+            return None
+        return account if resource.kind == "ServiceAccount" else get(resource, namespace, name)
+
+    monkeypatch.setattr(cluster, "get", with_a_missing_secret)
+    with Registry(auth="basic", accounts={"puller": "right"}) as registry:
+        image = private_image(registry)
+        assert main(words("deploy", S3, image)) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith("Image: Secret airfreight-pull in namespace models, with which")
+        assert lines[1] == (
+            "Delivery s3: not oci+native: nodes could not pull the image, as was said; not oci: nodes could not pull "
+            "the image, as was said."
+        )
+        assert cluster.applied[0]["spec"]["predictor"]["model"]["storageUri"] == S3
+        for asked in (words("deploy", image), words("deploy", S3, image, delivery="oci+native")):
+            assert main(asked) == 2
+            assert "Secret airfreight-pull in namespace models, with which" in capsys.readouterr().err
+    assert len(cluster.applied) == 1
 
 
 def test_render_without_a_cluster_prints_what_deploy_would_apply(

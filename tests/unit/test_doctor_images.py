@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import ssl
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,12 @@ class FakeCluster:
             "namespaces": {"models": {"metadata": {}}},
         } | things
         self.hidden: set[str] = set()
+        self.lacks: set[tuple[str | None, str]] = set()
 
     def get(self, resource: Resource, namespace: str | None, name: str) -> Thing | None:
         if resource.plural in self.hidden:
             raise RequestError(f"The user jo may not get {resource.plural}.")
-        return self.things.get(resource.plural, {}).get(name)
+        return None if (namespace, name) in self.lacks else self.things.get(resource.plural, {}).get(name)
 
     def items(
         self, resource: Resource, namespace: str | None = None, selector: str = "", *, fields: str = ""
@@ -98,7 +100,10 @@ def test_bases() -> None:
 def test_pull_logins() -> None:
     with Registry() as registry:
         root, title = f"oci://{registry.host}/models/", "pull login in models"
-        assert report(FakeCluster(), root)[title].detail.startswith("none, which is right where")
+        assert report(FakeCluster(), root)[title].detail == (
+            f"none, which is right where {registry.host} asks for none or the nodes have one of their own; else make "
+            "airfreight-pull"
+        )
         check = report(FakeCluster(), root, pull_secret="airfreight-pull")[title]
         assert check.state is State.MISSING and "create secret docker-registry airfreight-pull" in check.remedy
         check = report(FakeCluster(), root, pull_secret="other")[title]
@@ -134,6 +139,13 @@ def test_one_way_to_deliver_an_image_is_enough() -> None:
     assert (first.state, first.title) == (State.OK, "delivery oci+native")
     assert first.detail.startswith("not possible, Kubernetes 1.32") and first.remedy.startswith("upgrade the cluster")
     assert second == Check("delivery oci", State.OK, "possible")
+    old = Facts("modelcar", (1, 34), old_nodes=("a with containerd://1.7.2",))
+    first, _ = judge_deliveries(old)
+    assert first.detail.endswith("can mount an image (a with containerd://1.7.2)") and first.remedy.startswith(
+        "upgrade to"
+    )
+    first, _ = judge_deliveries(replace(old, new_nodes=1))
+    assert first.detail == "possible, though not on a with containerd://1.7.2"
     assert {check.state for check in judge_deliveries(Facts(""))} == {State.MISSING}
     assert {check.detail for check in judge_deliveries(Facts())} == {"possible, as far as one may look"}
 
@@ -161,3 +173,11 @@ def test_a_private_ca() -> None:
     cluster = FakeCluster(configmaps={"ca": {"data": {"ca.crt": one}}})
     check = check_ca_bundle(cluster, Place(), "ca")  # type: ignore[arg-type]
     assert (check.state, check.detail) == (State.OK, "1 CA certificates")
+    assert check.title == "ConfigMap ca in airfreight"
+    cluster.things["namespaces"]["airfreight-build"] = {}
+    check = check_ca_bundle(cluster, Place(), "ca")  # type: ignore[arg-type]
+    assert (check.state, check.title) == (State.OK, "ConfigMap ca in airfreight and airfreight-build")
+    cluster.lacks.add(("airfreight-build", "ca"))
+    check = check_ca_bundle(cluster, Place(), "ca")  # type: ignore[arg-type]
+    assert (check.state, check.title) == (State.MISSING, "ConfigMap ca in airfreight-build")
+    assert check.remedy.startswith("make it: kubectl -n airfreight-build create configmap ca")

@@ -136,6 +136,10 @@ def test_a_container_that_was_made_from_its_image_proves_the_pull(state: Thing) 
     ("message", "remedy"),
     [
         ("failed to resolve: manifest unknown", "correct the image, or the pull secrets of the service account."),
+        (
+            "failed to authorize: failed to fetch anonymous token: unexpected status: 401 Unauthorized",
+            "correct the login",
+        ),
         ("pull access denied: 401 Unauthorized", "in the Secret that airfreight-model lists in imagePullSecrets, or"),
     ],
 )

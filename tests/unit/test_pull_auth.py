@@ -11,7 +11,8 @@ import pytest
 from airfreight.cluster import Resource
 from airfreight.environment import RegistrySettings
 from airfreight.errors import RequestError
-from airfreight.pull_auth import Seen, logins_for, look, matches, secret_fault
+from airfreight.pull_auth import Seen, look
+from airfreight.pull_secrets import logins_for, matches, secret_fault
 from airfreight.stores.oci.reference import OciImage
 from airfreight.stores.oci.registry import OCI_INDEX, OCI_MANIFEST
 from tests.standins.registry import Fault, Registry
@@ -26,6 +27,13 @@ def secret(*hosts: str, wrong: bool = False, kind: str = "") -> Thing:
     auths = {host: {"username": "puller", "password": "wrong" if wrong else "right"} for host in hosts}
     data = base64.b64encode(json.dumps({"auths": auths}).encode()).decode()
     return {"type": kind or "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": data}}
+
+
+def old_secret(host: str, *, wrong: bool = False) -> Thing:
+    """A Secret of the older type, which the kubelet reads too."""
+    entries = {host: {"username": "puller", "password": "wrong" if wrong else "right"}}
+    data = base64.b64encode(json.dumps(entries).encode()).decode()
+    return {"type": "kubernetes.io/dockercfg", "data": {".dockercfg": data}}
 
 
 def holding(**auths: object) -> Thing:
@@ -44,15 +52,15 @@ class FakeCluster:
     def __init__(self, *listed: str, **secrets: Thing) -> None:
         self.account: Thing = {"imagePullSecrets": [{"name": name} for name in listed]}
         self.secrets = secrets
-        self.hidden = False
+        self.hidden: set[str] = set()
 
     def get(self, resource: Resource, namespace: str, name: str) -> Thing | None:
         assert namespace == "models"
+        if resource.plural in self.hidden:
+            raise RequestError(f"The user jo may not get {resource.plural} in namespace models.")
         if resource.kind == "ServiceAccount":
             assert name == "airfreight-model"
             return self.account
-        if self.hidden:
-            raise RequestError("The service account airfreight-deployer may not get secrets in namespace models.")
         return self.secrets.get(name)
 
 
@@ -107,9 +115,34 @@ def test_without_a_secret_the_missing_one_is_named_with_the_command_that_makes_i
         assert refusal(FakeCluster("pull"), image) == (
             f"Secret pull in namespace models, with which {registry.host} is to be pulled from, is not there; make it: "
             f"kubectl -n models create secret docker-registry pull --docker-server={registry.host} "
-            "--docker-username=NAME --docker-password=PASSWORD."
+            "--docker-username=NAME --docker-password=PASSWORD; or, where the nodes have a login of their own for it, "
+            "take that Secret out of imagePullSecrets of the service account airfreight-model."
         )
-        assert "lists no Secret with one; make Secret airfreight-pull of type" in refusal(FakeCluster(), image)
+
+
+@pytest.mark.parametrize("listed", [{}, {"other": secret("other.example")}])
+def test_nodes_may_have_a_login_of_their_own(listed: dict[str, Thing]) -> None:
+    """A kubelet with a credential provider pulls what the registry gives to nobody, so this is no refusal."""
+    with Registry(auth="basic", accounts={"puller": "right"}) as registry:
+        image = publish(registry)
+        assert seen(FakeCluster(*listed, **listed), image) == Seen(
+            None,
+            None,
+            f"Image: not checked, because {registry.host} gives it to nobody without a login, and no Secret that the "
+            "service account airfreight-model lists has one; nodes that have a login of their own can pull it.",
+        )
+
+
+def test_an_older_type_of_secret_is_read_too() -> None:
+    with Registry(auth="basic", accounts={"puller": "right"}) as registry:
+        image = publish(registry)
+        assert "the login of Secret pull" in seen(FakeCluster("pull", pull=old_secret(registry.host)), image).note
+        wrong = FakeCluster("pull", pull=old_secret(registry.host, wrong=True))
+        assert "to the login of Secret pull in namespace models; correct its user name" in refusal(wrong, image)
+        spoilt = old_secret(registry.host)
+        spoilt["data"][".dockercfg"] = encoded('{"other.example": {"auth": "%%"}}')
+        said = refusal(FakeCluster("good", "pull", good=secret(registry.host), pull=spoilt), image)
+        assert "Secret pull in namespace models holds a malformed login for other.example" in said
 
 
 def test_a_registry_that_asks_for_nothing_needs_no_secret() -> None:
@@ -119,10 +152,10 @@ def test_a_registry_that_asks_for_nothing_needs_no_secret() -> None:
         assert "is not there; make it" in refusal(FakeCluster("pull"), image, "pull"), "unless the site says it does"
 
 
-def test_a_secret_of_another_registry() -> None:
+def test_a_secret_of_another_registry_where_the_site_says_that_this_one_is_for_it() -> None:
     with Registry(auth="basic", accounts={"puller": "right"}) as registry:
         cluster = FakeCluster("pull", pull=secret("other.example"))
-        said = refusal(cluster, publish(registry))
+        said = refusal(cluster, publish(registry), "pull")
         assert f"has a login for other.example and none for {registry.host}; make it with one" in said
 
 
@@ -205,9 +238,14 @@ def test_a_secret_the_service_account_does_not_list() -> None:
 
 def test_what_may_not_be_read_is_not_checked() -> None:
     cluster = FakeCluster("pull")
-    cluster.hidden = True
+    cluster.hidden = {"secrets"}
     found = seen(cluster, OciImage("registry.example", "a/b", digest="sha256:1"))
     assert found == Seen(None, None, "Pull login: not checked, because Secret pull may not be read.")
+    cluster.hidden = {"serviceaccounts"}
+    found = seen(cluster, OciImage("registry.example", "a/b", digest="sha256:1"))
+    assert found == Seen(
+        None, None, "Pull login: not checked, because the service account airfreight-model may not be read."
+    ), "which Secrets it lists nobody knows then"
 
 
 def test_a_registry_that_is_down_is_not_checked() -> None:
@@ -254,7 +292,8 @@ def test_of_an_index_the_first_real_image_counts() -> None:
     [
         (None, "is not there; make it: kubectl -n models create secret docker-registry pull"),
         ({"type": "Opaque", "data": {}}, "is of type Opaque, and a pull login is of kubernetes.io/dockerconfigjson"),
-        (secret("registry.example", kind="kubernetes.io/dockercfg"), "is of type kubernetes.io/dockercfg"),
+        (secret("registry.example", kind="kubernetes.io/dockercfg"), "holds no docker config under .dockercfg; make"),
+        (old_secret("other.example"), "has a login for other.example and none for registry.example"),
         (secret(), "has a login for nobody and none for registry.example"),
         ({"type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": "%%"}}, "holds no docker config"),
         ({"type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": "W10="}}, "holds no docker config"),

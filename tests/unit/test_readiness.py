@@ -375,7 +375,7 @@ def test_a_wrong_login_is_told_from_the_whole_message_at_once() -> None:
         "of modelcar-init cannot be pulled (unexpected status from HEAD request to http://127.0.0.1:5001/" in sentence
     )
     assert "401 Unauthorized); correct the login for its registry in the Secret that" in sentence
-    assert "lists in imagePullSecrets, or the image." in sentence
+    assert "lists in imagePullSecrets, or the node's own, or the image." in sentence
 
 
 def test_the_image_of_a_volume_is_told_from_the_servers() -> None:

@@ -32,6 +32,7 @@ def kube(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCluster:
     monkeypatch.setattr(cluster_module.Cluster, "connect", lambda **_: made)
     monkeypatch.setattr(deployment, "ask", lambda *_: (NOTHING_KNOWN, 0))
     monkeypatch.setattr(deployment, "check", lambda *_: None)
+    monkeypatch.setattr(deployment, "check_room", lambda *_: None)
     monkeypatch.setattr(deployment, "rehearse", lambda *_, **__: deployment.Rehearsal({}))
     monkeypatch.setattr(served_model.ServedModel, "_chat", lambda *_: None)
     monkeypatch.setenv("AIRFREIGHT_LEDGER", f"file://{tmp_path}/")
@@ -126,7 +127,7 @@ def test_what_the_cluster_refuses_lets_the_lock_go(
     assert run("releases")["locked_by"] is None
 
 
-@pytest.mark.parametrize("at", ["check", "rehearse"])
+@pytest.mark.parametrize("at", ["check", "check_room", "rehearse"])
 def test_what_is_found_before_the_live_pod_is_touched_lets_the_lock_go(
     kube: FakeCluster, run: Commands, at: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -168,16 +169,19 @@ def test_images_are_pulled_for_what_starts_a_pod_and_told(
 
     monkeypatch.setattr(pulling, "pull_ahead", pull)
     monkeypatch.setattr(deployment, "rehearse", rehearse)
-    monkeypatch.setattr(deployment, "check", lambda *_: ["n1"])
+    looked: list[object] = []
+    monkeypatch.setattr(deployment, "check_room", lambda *words: looked.append(words) or ["n1"])
     first = run.register("one", "run-1", "--stage")
     assert asked == [({"kind": "Pod"}, "pong", ["n1"])]
     assert first["prepulled"] == [{"image": "registry/vllm@sha256:1", "node": "n1", "seconds": 12.0}]
     run("promote", "--release", first["release"])
     assert run.register("one", "run-2", "--stage")["prepulled"] == [] and len(asked) == 1, "no pod starts"
+    assert len(looked) == 1, "nor does anybody need room"
     run("promote", "--release", first["release"], run="run-2")
     kube.set_stopped("models", "pong", True)
     run.register("one", "run-3", "--stage")
     assert len(asked) == 2, "it is started for its gates, on a node that nobody knows yet"
+    assert len(looked) == 2
 
 
 def test_a_promote_that_is_tried_again_is_found_done(kube: FakeCluster, run: Commands) -> None:

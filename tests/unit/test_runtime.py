@@ -118,6 +118,10 @@ def test_a_template_of_ones_own(tmp_path: Path) -> None:
     own.write_text("a: [")
     with pytest.raises(RequestError, match="is no YAML"):
         pin(IMAGE, str(own))
+    shipped["spec"]["containers"].append({"name": "proxy", "image": "registry/proxy:v1"})
+    own.write_text(yaml.safe_dump(shipped))
+    with pytest.raises(RequestError, match="names the image registry/proxy:v1 of proxy without a digest, and a tag"):
+        pin(IMAGE, str(own))
     shipped["spec"]["containers"][0]["name"] = "server"
     own.write_text(yaml.safe_dump(shipped))
     with pytest.raises(RequestError, match="has no container kserve-container"):

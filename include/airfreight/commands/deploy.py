@@ -54,7 +54,7 @@ def deploy(
     --source hf://acme/pong@3b1f9d2c --served-name pong --serving '{"runtime": "airfreight-vllm-cpu-1a2b3c4d5e6f"}'
     """
     from airfreight.cluster import Cluster
-    from airfreight.deployment import rehearse, wrong_sentence
+    from airfreight.deployment import wrong_sentence
     from airfreight.observation import is_stopped
     from airfreight.smoke import table
 
@@ -62,8 +62,7 @@ def deploy(
         name, namespace, artifact, source, served_name, serving, delivery, manifest_sha256, size_bytes, pull_secret
     )
     cluster = Cluster.connect()
-    plan, _ = checked_plan(cluster, request, plain_http)
-    rehearsal = rehearse(cluster, plan, take_over=take_over)
+    plan, rehearsal, _ = checked_plan(cluster, request, plain_http, take_over)
     if rehearsal.wrong:
         typer.echo(table(rehearsal.checks))
         raise GateError(wrong_sentence(plan, rehearsal))
@@ -97,15 +96,14 @@ def smoke(
     --served-name pong --serving '{"runtime": "airfreight-vllm-cpu-1a2b3c4d5e6f"}'
     """
     from airfreight.cluster import Cluster
-    from airfreight.deployment import rehearse, wrong_sentence
+    from airfreight.deployment import wrong_sentence
     from airfreight.smoke import table
 
     request = read_request(
         name, namespace, artifact, source, served_name, serving, delivery, manifest_sha256, size_bytes, pull_secret
     )
     cluster = Cluster.connect()
-    plan, _ = checked_plan(cluster, request, plain_http)
-    rehearsal = rehearse(cluster, plan, take_over=take_over)
+    plan, rehearsal, _ = checked_plan(cluster, request, plain_http, take_over)
     typer.echo(table(rehearsal.checks))
     checks = [{"name": check.name, "ok": check.ok, "found": check.found} for check in rehearsal.checks]
     write_result(result, {"delivery": str(plan.choice.mode), "release": plan.release, "checks": checks})

@@ -212,17 +212,15 @@ def rehearsed_plan(
         GateError: KServe would make another pod than it should.
         TemporaryError: cluster or registry do not answer.
     """
-    from airfreight.deployment import rehearse, wrong_sentence
-    from airfreight.observation import is_stopped
+    from airfreight.deployment import wrong_sentence
     from airfreight.pulling import pull_ahead
     from airfreight.smoke import table
 
-    plan, nodes = checked_plan(model.cluster, request, plain_http, site)
-    rehearsal = rehearse(model.cluster, plan, take_over=take_over)
+    plan, rehearsal, nodes = checked_plan(model.cluster, request, plain_http, take_over, site)
     if rehearsal.wrong:
         typer.echo(table(rehearsal.checks))
         raise GateError(wrong_sentence(plan, rehearsal))
-    if not rehearsal.changed and not is_stopped(rehearsal.object):
+    if not rehearsal.starts_a_pod:
         return plan, []  # no pod starts, so none needs an image
     return plan, pull_ahead(model.cluster, rehearsal.pod, request.name, nodes, typer.echo, model.clock)
 

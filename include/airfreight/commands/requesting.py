@@ -11,7 +11,7 @@ from airfreight.errors import RequestError
 
 if TYPE_CHECKING:
     from airfreight.cluster import Cluster
-    from airfreight.deployment import Plan, Request
+    from airfreight.deployment import Plan, Rehearsal, Request
     from airfreight.disk import Node
     from airfreight.egress import Site
     from airfreight.environment import RegistrySettings
@@ -41,24 +41,32 @@ PlainHttpOption = Annotated[bool, typer.Option("--plain-http", help="Ask the ima
 
 
 def checked_plan(
-    cluster: Cluster, request: Request, plain_http: bool, site: Site | None = None
-) -> tuple[Plan, list[Node] | None]:
-    """Choose the delivery mode by what the cluster says, and check what its pods need; each finding is shown.
+    cluster: Cluster, request: Request, plain_http: bool, take_over: bool, site: Site | None = None
+) -> tuple[Plan, Rehearsal, list[Node] | None]:
+    """Choose the delivery mode by what the cluster says, rehearse it, and check what its pods need; each finding is
+    shown, except for those of the rehearsal.
 
     Args:
+        take_over: what was edited by hand may be overwritten.
         site: what its pods may reach; None: they come under no policy of ours.
     Returns:
-        The plan, and the nodes that can serve it; None where they may not be read.
+        The plan, what the cluster would make of it, and the nodes that can serve it; None where they may not be read,
+        or no pod starts.
     Raises:
-        RequestError: something is missing, or no mode is left.
+        RequestError: something is missing, the cluster refuses it, or no mode is left.
         TemporaryError: cluster or registry do not answer.
     """
-    from airfreight.deployment import ask, check, make_plan
+    from airfreight.deployment import ask, check, check_room, make_plan, rehearse
 
     facts, size_bytes = ask(cluster, request, registries(request, plain_http), typer.echo)
     plan = make_plan(request, facts, site)
     typer.echo(f"Delivery {plan.choice.mode}: {plan.choice.reason}.")
-    return plan, check(cluster, plan, size_bytes, typer.echo)
+    check(cluster, plan)
+    rehearsal = rehearse(cluster, plan, take_over=take_over)
+    if not rehearsal.starts_a_pod:
+        typer.echo("Node disk: not checked, because this changes nothing and so starts no pod.")
+        return plan, rehearsal, None
+    return plan, rehearsal, check_room(cluster, plan, size_bytes, typer.echo)
 
 
 def read_request(

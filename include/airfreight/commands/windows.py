@@ -126,11 +126,10 @@ def report(
 
 def _stop_over_airflow(name: str, now: bool, result: ResultOption) -> None:
     from airfreight.airflow_api import AirflowApi
-    from airfreight.waking import awake_dag
+    from airfreight.waking import ask_to_stop
 
     with AirflowApi.from_environment() as api:
-        dag_id = awake_dag(api, name)
-        run_id = api.trigger(dag_id, {"action": "stop_now" if now else "stop"})
+        dag_id, run_id = ask_to_stop(api, name, now=now)
     typer.echo(f"{dag_id} {run_id}: {name} is being stopped{'' if now else ' as soon as nothing runs'}.")
     if result is not None:
         write_result(result, {"dag_id": dag_id, "run_id": run_id})
