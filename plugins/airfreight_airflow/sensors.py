@@ -15,8 +15,9 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from airfreight.errors import AirfreightError, RequestError, TemporaryError
 from airfreight.observation import Failed, Ready, failure_error
 from airfreight_airflow import failures
+from airfreight_airflow.looks import Release
 from airfreight_airflow.settings import read_settings
-from airfreight_airflow.triggers import Release, ReleaseEvent, ReleaseReadyTrigger, look, ready_result
+from airfreight_airflow.triggers import ReleaseEvent, ReleaseReadyTrigger, look, ready_result
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

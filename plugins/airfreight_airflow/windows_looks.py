@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import ClientError
@@ -13,35 +12,19 @@ from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHo
 from kubernetes_asyncio import client as async_client
 from kubernetes_asyncio.client.exceptions import ApiException
 
-from airfreight.errors import RequestError, TemporaryError
 from airfreight.idleness import Look
 from airfreight.last_look import PAGE_S
 from airfreight.metrics import PAGE_LIMIT, MetricsError, adapter_of, proxy_target
 from airfreight.observation import Observation
 from airfreight.pod_rules import SERVER_CONTAINER
 from airfreight.watching import Page, readable, replica, serving_pods, wanted_replicas
-from airfreight_airflow.triggers import Release, observe
-
-OBJECTS_S = 30.0
-"""For all objects of a model; whoever waits for an API server that hangs misses its closing."""
-
-
-async def read(hook: AsyncKubernetesHook, wanted: Release) -> Observation:
-    """Read what there is of a model.
-
-    Raises:
-        RequestError: the connection may not read what it must (401, 403).
-        TemporaryError: the cluster does not answer.
-    """
-    async with _answering(hook, wanted), hook.get_conn() as connection, asyncio.timeout(OBJECTS_S):
-        return await observe(connection, wanted)
+from airfreight_airflow.looks import Release, answering, observe
 
 
 async def look_at(hook: AsyncKubernetesHook, wanted: Release) -> tuple[Observation, Look]:
-    """Read what there is of a model, its pods' metrics too; raises as `read` does."""
-    async with _answering(hook, wanted), hook.get_conn() as connection:
-        async with asyncio.timeout(OBJECTS_S):
-            seen = await observe(connection, wanted)
+    """Read what there is of a model, its pods' metrics too; raises as `looks.read` does."""
+    async with answering(hook, wanted), hook.get_conn() as connection:
+        seen = await observe(connection, wanted)
         pods = serving_pods(seen.pods)
         pages = await asyncio.gather(*(_page(connection, pod) for pod in pods))
     return seen, _look(pods, pages, wanted_replicas(seen.deployment))
@@ -81,20 +64,3 @@ async def _get(connection: async_client.ApiClient, pod: Any, path: str) -> tuple
     finally:
         response.close()
     return int(response.status), text.decode("utf-8", errors="replace")
-
-
-@asynccontextmanager
-async def _answering(hook: AsyncKubernetesHook, wanted: Release) -> AsyncIterator[None]:
-    """Turn what the cluster's client raises into our kinds."""
-    try:
-        yield
-    except ApiException as error:
-        if error.status in (401, 403):
-            raise RequestError(
-                f"The cluster of connection {hook.conn_id} refuses to be read in namespace {wanted.namespace} "
-                f"({error.status} {error.reason}): apply the roles of include/kubernetes to that namespace."
-            ) from error
-        raise TemporaryError(f"the cluster answered {error.status} {error.reason}") from error
-    # A server that hangs up in the middle is no OSError to aiohttp, and one that answers HTML is a ValueError.
-    except (ClientError, OSError, TimeoutError, ValueError) as error:
-        raise TemporaryError(f"the cluster does not answer ({str(error) or type(error).__name__})") from error
