@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,11 +146,6 @@ PEERS = (
     Peer("rclone", "rclone copy, streaming", rclone),
     Peer("memory", "boto3 tuned, from memory", memory, verifies="nothing to verify", cases=frozenset()),
 )
-
-
-def by_key() -> Mapping[str, Peer]:
-    """The peers by their names in result files."""
-    return {peer.key: peer for peer in PEERS}
 
 
 def _hf_download(job: Job) -> Command:

@@ -16,6 +16,8 @@ from devcluster import shell
 from devcluster.config import Cluster
 from devcluster.shell import DevClusterError
 
+WORKERS = 4  # steps at the same time
+
 
 @dataclass(frozen=True)
 class Step:
@@ -43,7 +45,7 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def run_steps(cluster: Cluster, steps: Iterable[Step], *, workers: int = 4) -> None:
+def run_steps(cluster: Cluster, steps: Iterable[Step]) -> None:
     """Run all steps, each after what it needs.
 
     Raises:
@@ -54,7 +56,7 @@ def run_steps(cluster: Cluster, steps: Iterable[Step], *, workers: int = 4) -> N
     graph = TopologicalSorter({step.name: {by_name[need].name for need in step.needs} for step in by_name.values()})
     graph.prepare()
     failed: list[StepError] = []
-    with ThreadPoolExecutor(workers, thread_name_prefix="step") as pool:
+    with ThreadPoolExecutor(WORKERS, thread_name_prefix="step") as pool:
         try:
             _run(graph, by_name, lambda step: pool.submit(step.execute, cluster), failed)
         except BaseException as error:  # Ctrl-C, or nobody reads any more what is said

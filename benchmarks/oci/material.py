@@ -25,8 +25,6 @@ from airfreight.stores.hub import HubSource
 from benchmarks.models import Model, load
 from devcluster.hub import Library
 
-DIRECTORIES = ("now", "next", "again")
-
 
 def lay_out(root: Path, model: Model, hub: str) -> None:
     """Make the three directories below `root` / the model's name.

@@ -47,7 +47,6 @@ from .git_objects import File, commit_id, describe, tree_ids
 FORMAT = 1
 FIRST_TIMESTAMP = 1_767_225_600
 """2026-01-01T00:00:00Z, in seconds: the first commit of a repository; each later one comes an hour after."""
-COMMIT_PATTERN = re.compile(r"[0-9a-f]{40}")
 SHORT_COMMIT_PATTERN = re.compile(r"[0-9a-f]{7,40}")
 # The hub's rule in its own words: "Only regular characters and '-', '_', '.' are accepted. '--' and '..' are
 # forbidden. '-' and '.' cannot start or end the name. The name cannot end with ".git". Max length is 96."

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
-import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ import yaml
 from airfreight.airflow_api import AirflowApi, RunSummary
 from devcluster import addons, airflow, control_plane, daemons, images, tenant
 from devcluster.config import REPOSITORY, Cluster
+from tests.servers import free_port
 
 DAG = "deliver_model"
 DAEMON = "airflow-tests"
@@ -150,11 +150,9 @@ def _secret(
 def delivery(embedded: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Delivery]:
     """Everything but the bucket, which the first test wants to be missing; see `bucket`."""
     mark = secrets.token_hex(3)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
     registry = f"oci://{embedded.registry}/e2e-{mark}/"
     home, name = tmp_path_factory.mktemp("airflow"), f"e2e-{mark}"
-    made = Delivery(embedded, port, home, name, name, f"locked-{mark}", registry)
+    made = Delivery(embedded, free_port(), home, name, name, f"locked-{mark}", registry)
     try:
         _make_namespaces(made, tmp_path_factory.mktemp("overlay"))
         made.put_store_secret(addons.credentials(embedded)["store_password"])

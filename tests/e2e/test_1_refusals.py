@@ -14,7 +14,7 @@ from airfreight.airflow_api import RunSummary
 from devcluster import addons, tenant
 from tests.e2e.conftest import Delivery
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 WRONG: dict[str, tuple[dict[str, Any], list[str]]] = {
     # name: what is sent, and what the sentence must hold
@@ -109,11 +109,11 @@ def test_hub_down(delivery: Delivery, bucket: str) -> None:
     """A hub that does not answer is tried again, and then the sentence names it."""
     delivery.kubectl("scale", "deployment/hub", "-n", "hub", "--replicas=0")
     try:
-        delivery.kubectl("wait", "--for=delete", "pod", "-n", "hub", "-l", "app=hub", "--timeout=60s")
+        delivery.kubectl("wait", "--for=delete", "pod", "-n", "hub", "-l", "app=hub", "--timeout=300s")
         summary = delivery.deliver(model="acme/pong")
     finally:
         delivery.kubectl("scale", "deployment/hub", "-n", "hub", "--replicas=1")
-        delivery.kubectl("rollout", "status", "-n", "hub", "deployment/hub", "--timeout=60s")
+        delivery.kubectl("rollout", "status", "-n", "hub", "deployment/hub", "--timeout=300s")
     task, message, code = failure(summary)
     assert (task, code) == ("resolve", 75)
     assert_one_sentence(message)

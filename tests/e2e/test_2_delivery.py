@@ -16,7 +16,7 @@ from devcluster import addons
 from tests.e2e.conftest import Delivery
 from tests.e2e.test_1_refusals import assert_one_sentence, failure
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 NAME = "pong"
 
@@ -116,7 +116,10 @@ def test_no_secret_is_in_rendered_fields_logs_or_xcom(first: RunSummary, deliver
     searched = 0
     for path in delivery.home.rglob("*"):
         if path.is_file() and path.name not in ("environment.json", "passwords.json", "keys.json"):
-            content = path.read_bytes()
+            try:
+                content = path.read_bytes()
+            except FileNotFoundError:  # Airflow is at work: a journal of its database, say
+                continue
             searched += len(content)
             for name, value in secrets.items():
                 assert value not in content, f"{name} is in {path}"

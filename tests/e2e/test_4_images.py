@@ -11,7 +11,7 @@ from devcluster import images
 from tests.e2e.conftest import Delivery
 from tests.e2e.test_1_refusals import assert_one_sentence, failure
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 NAME = "pong-image"
 

@@ -27,14 +27,12 @@ from airfreight.observation import is_stopped
 from devcluster import addons
 from tests.e2e.conftest import Delivery
 from tests.e2e.test_1_refusals import assert_one_sentence, failure
-from tests.full.gate_bench import Client
+from tests.full.gate_bench import Client, restarts_by_pod
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 NAME, SERVED = "gated", "acme/pong"
 FROM_A = ["ping => from A"]
-OUTAGE_S = 15.0
-"""No outage at all, on a machine that is busy with ten other things; a restart takes longer."""
 GONE_S = 150.0
 
 
@@ -73,6 +71,14 @@ def asking(delivery: Delivery) -> Iterator[Client]:
 def release_of(delivery: Delivery) -> str:
     annotations = delivery.get("inferenceservice", NAME)["metadata"]["annotations"]
     return str(annotations["airfreight.dev/release"])
+
+
+def pods_of(delivery: Delivery, release: str) -> dict[str, int]:
+    """The pods that serve a release, each with its restarts; see `restarts_by_pod`."""
+    pods = delivery.get("pods", selector=f"serving.kserve.io/inferenceservice={NAME}")["items"]
+    found = restarts_by_pod(pods, release)
+    assert found, f"no pod of release {release}"
+    return found
 
 
 def ledger(delivery: Delivery, name: str) -> dict[str, Any]:
@@ -143,6 +149,7 @@ def test_nothing_but_the_store_was_reached_from_the_first_moment_to_the_last_ans
 
 
 def test_the_same_again_restarts_nothing_and_asks_again(live: RunSummary, delivery: Delivery) -> None:
+    before = pods_of(delivery, live.results["deploy"]["release"])
     with asking(delivery) as client:
         again = delivery.deliver(model=SERVED, name=NAME, cpu="1", prompts=FROM_A)
     assert again.state == "success", again.failure
@@ -150,7 +157,9 @@ def test_the_same_again_restarts_nothing_and_asks_again(live: RunSummary, delive
     assert again.results["deploy"]["state"] == "live"
     assert again.results["validate"]["answer"] == "pong from A"
     assert again.results["prove_egress"]["gate"]["verdict"] == "passed"
-    assert client.outage_s < OUTAGE_S
+    print(f"the same again: nobody answered for {client.outage_s:.1f} s")
+    assert pods_of(delivery, live.results["deploy"]["release"]) == before
+    assert set(client.answers) == {"pong from A"}
 
 
 @dataclass(frozen=True)
@@ -172,7 +181,8 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_bad_release_over_a_good_one(live: RunSummary, delivery: Delivery, case: str) -> None:
-    bad = CASES[case]
+    bad, good = CASES[case], live.results["deploy"]["release"]
+    before = pods_of(delivery, good)
     with asking(delivery) as client:
         summary = delivery.deliver(name=NAME, cpu="1", **bad.conf)
     print(f"{case}: nobody answered for {client.outage_s:.1f} s; {summary.results.get('roll_back')}")
@@ -181,7 +191,7 @@ def test_a_bad_release_over_a_good_one(live: RunSummary, delivery: Delivery, cas
     assert_one_sentence(message)
     assert bad.cause in message
     assert (states(summary)["roll_back"], states(summary)["report"]) == ("success", "upstream_failed")
-    good, rejected = live.results["deploy"]["release"], summary.results["deploy"]["release"]
+    rejected = summary.results["deploy"]["release"]
     done = summary.results["roll_back"]
     assert (done["done"], done["restored"], done["rejected"]) == ("restored", good, rejected)
     assert release_of(delivery) == good
@@ -189,15 +199,19 @@ def test_a_bad_release_over_a_good_one(live: RunSummary, delivery: Delivery, cas
     assert ledger(delivery, "live.json")["release"] == good
     event = last_event(delivery, rejected)
     assert (event["state"], event["cause"]) == ("rejected", message)
-    if case != "answers something else":  # that one did answer, until its gate failed
+    # No number of seconds: how soon a client is answered is the machine's business. The pod that served A serves it on.
+    if case == "answers something else":  # that one did answer, until its gate failed, and took A's pod's place
+        assert set(client.answers) <= {"pong from A", "pong from B"}
+    else:
         assert set(client.answers) == {"pong from A"}
-        assert client.outage_s < OUTAGE_S
+        assert pods_of(delivery, good) == before
     reports = delivery.keys(f".airfreight/releases/{delivery.namespace}/{NAME}/{rejected}.")
     assert any(key.endswith(".report.md") for key in reports)
 
 
 def test_an_image_that_cannot_be_pulled_touches_nothing(live: RunSummary, delivery: Delivery, unpullable: str) -> None:
     before = delivery.get("inferenceservice", NAME)["metadata"]["generation"]
+    pods = pods_of(delivery, live.results["deploy"]["release"])
     releases = sorted(delivery.keys(f".airfreight/releases/{delivery.namespace}/{NAME}/"))
     with asking(delivery) as client:
         summary = delivery.deliver(name=NAME, cpu="1", model=SERVED, revision="next", runtime=unpullable)
@@ -212,8 +226,9 @@ def test_an_image_that_cannot_be_pulled_touches_nothing(live: RunSummary, delive
         "it was never registered"
     )
     assert not ledger(delivery, "lock.json")["run"], "the next run finds the model free"
+    print(f"an image that cannot be pulled: nobody answered for {client.outage_s:.1f} s")
     assert set(client.answers) == {"pong from A"}
-    assert client.outage_s < OUTAGE_S
+    assert pods_of(delivery, live.results["deploy"]["release"]) == pods
 
 
 def test_of_two_runs_at_once_one_is_refused(live: RunSummary, delivery: Delivery) -> None:

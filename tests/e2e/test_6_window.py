@@ -19,7 +19,7 @@ from devcluster import addons, airflow
 from devcluster.shell import DevClusterError, wait_until
 from tests.e2e.conftest import Delivery
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 NAME, SERVED = "windowed", "acme/pong"
 DAG = f"serve_{NAME}"

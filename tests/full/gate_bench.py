@@ -11,7 +11,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -34,11 +34,11 @@ from airfreight.handover import Done, Handover
 from airfreight.ledger import Ledger
 from airfreight.ledger_rules import Target
 from airfreight.ledger_store import open_ledger, window_now
-from airfreight.observation import Failed, Ready, failure_error
+from airfreight.observation import Failed, Ready, failure_error, release_of
 from airfreight.served_model import ServedModel
 from airfreight.serving import parse_serving
 from airfreight.validation import Wanted, parse_prompts, validate
-from airfreight_airflow.triggers import Release as Awaited
+from airfreight_airflow.looks import Release as Awaited
 from airfreight_airflow.triggers import look, too_late
 from devcluster import addons, control_plane, images, tenant
 from devcluster.config import REPOSITORY, Cluster
@@ -84,6 +84,18 @@ class Client:
     @property
     def answers(self) -> list[str]:
         return [said for _, said in self.heard if said is not None]
+
+
+def restarts_by_pod(pods: Iterable[dict[str, Any]], release: str) -> dict[str, int]:
+    """The pods of a release that nobody told to go, by their uid, each with the restarts of its containers.
+
+    The same before and after: whoever asked the release was answered by one process all the time.
+    """
+    return {
+        pod["metadata"]["uid"]: sum(one["restartCount"] for one in pod["status"].get("containerStatuses", ()))
+        for pod in pods
+        if release_of(pod) == release and "deletionTimestamp" not in pod["metadata"]
+    }
 
 
 @dataclass
@@ -229,19 +241,13 @@ class Bench:
         wanted: Wanted | None = None,
         ready_s: float = READY_S,
         keep: bool = False,
-        meddle: Callable[[], object] = lambda: None,
         **serving: Any,
     ) -> Done:
-        """One run, from register to its end; a candidate that fails is rolled back, and its error raised.
-
-        Args:
-            meddle: what somebody does to the target while the candidate comes up.
-        """
+        """One run, from register to its end; a candidate that fails is rolled back, and its error raised."""
         handover, release = self.handover(run), self.register(version, run, **serving)
         gates: tuple[Gate, ...] = ()
         try:
             handover.stage(release)
-            meddle()
             self.wait(release, ready_s)
             asked = replace(wanted or Wanted(), prompts=parse_prompts(prompts))
             with ChatServer(self.url) as server:

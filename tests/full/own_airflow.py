@@ -10,7 +10,6 @@ that ask Airflow (`airfreight wake`, `deliver`, …) find it by their environmen
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from airfreight.errors import TemporaryError
 from devcluster import addons, airflow, daemons
 from devcluster.shell import wait_until
 from tests.full.gate_bench import Bench
+from tests.servers import free_port
 
 
 @dataclass
@@ -101,8 +101,7 @@ class OwnAirflow:
 @contextmanager
 def own_airflow(bench: Bench, home: Path, daemon: str, **environment: str) -> Iterator[OwnAirflow]:
     """An Airflow that runs; it is ended afterwards, its home stays."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     settings = {
         "AIRFLOW__AIRFREIGHT__STORE": f"s3://{bench.bucket}/",
         "AIRFLOW__AIRFREIGHT__TARGET_NAMESPACE": bench.namespace,

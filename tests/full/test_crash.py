@@ -15,7 +15,7 @@ from devcluster import control_plane, daemons, network, tenant
 from devcluster.config import REPOSITORY, Cluster
 from devcluster.shell import wait_until
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 UP = [sys.executable, "-m", "devcluster", "up"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,14 +11,14 @@ import pytest
 
 from devcluster import airflow
 from devcluster.config import REPOSITORY, Cluster
+from tests.servers import free_port
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 
 def demo(embedded: Cluster, cache: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
-    own = {"KUBECONFIG": str(embedded.kubeconfig), "AIRFREIGHT_CACHE": cache, "AIRFREIGHT_AIRFLOW_PORT": port}
+    port = {"AIRFREIGHT_AIRFLOW_PORT": str(free_port())}
+    own = {"KUBECONFIG": str(embedded.kubeconfig), "AIRFREIGHT_CACHE": cache, **port}
     return subprocess.run(
         [sys.executable, "-m", "devcluster.demo", "--cluster", "current"],
         cwd=REPOSITORY, env={**os.environ, **own, **environment}, capture_output=True, text=True, check=False,

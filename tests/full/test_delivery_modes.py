@@ -15,7 +15,7 @@ from devcluster import images
 from devcluster.config import Cluster as Embedded
 from tests.site import Site
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 READY_S = 300
 HASH_ALL = (

@@ -28,7 +28,7 @@ from devcluster.light import image
 from devcluster.shell import wait_until
 from tests.full.gate_bench import EXPECT_A, NAME, Bench
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 STORE = Cluster.store_service_url
 RUN = (

@@ -21,9 +21,9 @@ from airfreight.ledger_rules import State
 from airfreight.validation import Wanted
 from devcluster import addons
 from devcluster.config import Cluster
-from tests.full.gate_bench import EXPECT_A, OUTAGE_S, Bench, Client, make_bench
+from tests.full.gate_bench import EXPECT_A, Bench, Client, make_bench, restarts_by_pod
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 AT_ONCE = 3
 NOT_THERE = f"airfreight/light@sha256:{'0' * 64}"
@@ -98,6 +98,7 @@ class Outcome:
     states: dict[str, State]
     causes: list[str]
     rolled_out: int
+    kept: bool  # the pod that served A serves it on, and no container of it was started again
     seconds: float
 
 
@@ -112,11 +113,11 @@ def play(bench: Bench, case: Case) -> Outcome:
 def _play(bench: Bench, case: Case) -> Outcome:
     bench.make()
     _forbid(bench)
-    bench.deliver("a", "first", prompts=EXPECT_A)
+    good = str(bench.deliver("a", "first", prompts=EXPECT_A).result["release"])
     serving = dict(case.serving)
     if case.broken_image:
         serving["runtime"] = bench.pin(f"{bench.cluster.node_registry}/{NOT_THERE}")
-    before, begun = bench.generation(), time.monotonic()
+    before, pods, begun = bench.generation(), restarts_by_pod(bench.pods(), good), time.monotonic()
     with bench.asking() as client:
         with pytest.raises(AirfreightError) as caught:
             bench.deliver(
@@ -128,7 +129,8 @@ def _play(bench: Bench, case: Case) -> Outcome:
     entries = bench.ledger.entries()
     causes = [entry.history[-1].cause for entry in entries if entry.state is State.REJECTED]
     states = {entry.source.rpartition("@")[2]: entry.state for entry in entries}
-    return Outcome(bench, client, caught.value, answer, states, causes, bench.generation() - before, seconds)
+    kept = bool(pods) and restarts_by_pod(bench.pods(), good) == pods
+    return Outcome(bench, client, caught.value, answer, states, causes, bench.generation() - before, kept, seconds)
 
 
 def _forbid(bench: Bench) -> None:
@@ -190,7 +192,7 @@ def test_a_bad_b_gives_way_to_a_good_a(played: dict[str, Future[Outcome]], case:
         assert outcome.rolled_out == 0, "the Deployment is as it was"
     if case != "answers something else" and case != "is slow":
         assert set(outcome.client.answers) == {"pong from A"}, "no user ever reached B"
-        assert outcome.client.outage_s < OUTAGE_S, "with room for a second pod nobody waits for anything"
+        assert outcome.kept, "with room for a second pod nobody waits for anything"
     assert outcome.bench.ledger.holder() is None
 
 

@@ -27,7 +27,7 @@ from tests.full.gate_bench import NAME, SERVED, SMALL, Bench
 from tests.full.gateway_bench import DOMAIN, UNKNOWN, Gateway, host_of
 from tests.full.own_airflow import OwnAirflow, own_airflow
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 OTHER, OTHER_SERVED = "ping", "acme/ping"
 DRIPPING = ["LIGHT_TOKENS=4", "LIGHT_TOKEN_S=0.4"]

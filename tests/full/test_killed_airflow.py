@@ -27,7 +27,7 @@ from tests.full.airflow_parts import SCHEDULER, TRIGGERER, Parts, PodWatch, watc
 from tests.full.gate_bench import NAME, SERVED, SMALL, Bench
 from tests.full.own_airflow import OwnAirflow, own_airflow
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 DAG = "deliver_model"
 A, B = ("main", "pong from A"), ("next", "pong from B")

@@ -15,7 +15,7 @@ from tests.site import Site, until
 
 AGAIN_S = 20.0  # a pod of an image that is there, on a busy machine
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from devcluster.config import Cluster
 from devcluster.light import image
 from tests.full.gate_bench import EXPECT_A, NAME, OUTAGE_S, SERVED, Bench, make_bench
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture

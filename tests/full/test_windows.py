@@ -27,8 +27,8 @@ from airfreight.hours import Hours
 from airfreight.last_look import Ask, Eye
 from airfreight.windows_store import open_log
 from airfreight_airflow.windows_events import Kind, WindowEvent
-from airfreight_airflow.windows_keeper import Served
-from airfreight_airflow.windows_sensors import OpenWindowSensor
+from airfreight_airflow.windows_opening import OpenWindowSensor
+from airfreight_airflow.windows_runs import Served
 from airfreight_airflow.windows_triggers import ModelTrigger, ServingTrigger, StoppedTrigger, WatchTrigger
 from devcluster import addons, airflow, tenant
 from devcluster.config import Cluster
@@ -36,7 +36,7 @@ from devcluster.shell import wait_until
 from tests.full.gate_bench import NAME, SERVED, Bench
 from tests.full.window_clients import GOOD_PAGE, HANG_S, Caller, Client, pods, strange_pod
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 IDLE_AFTER_S = 8.0
 AT_ONCE_S = 8.0

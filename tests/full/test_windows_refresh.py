@@ -1,4 +1,5 @@
-"""`refresh_models` in an Airflow of its own, with a stand-in hub whose branch moves, fails, and moves again.
+"""`refresh_models` in an Airflow of its own, with a stand-in hub whose branch moves, fails, and moves again; at last
+`adopt_models`, with a model that somebody else starts.
 
 Each refresh is a run of the DAG as on one of its days. What it delivers is delivered by `deliver_model` to a real
 KServe with the light model server. About 15 minutes.
@@ -10,14 +11,14 @@ import json
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
 from airfreight.airflow_api import RunSummary
 from airfreight.ledger_rules import State
-from airfreight.windows import Record
+from airfreight.windows import Closing, Record, WindowLog, text_of
 from airfreight.windows_store import open_log
 from devcluster import tenant
 from devcluster.config import Cluster
@@ -32,7 +33,7 @@ from tests.full.window_clients import pods
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
-REFRESH, DELIVER, SERVE = "refresh_models", "deliver_model", f"serve_{NAME}"
+REFRESH, DELIVER, SERVE, ADOPT = "refresh_models", "deliver_model", f"serve_{NAME}", "adopt_models"
 TIP_PATH = f"/api/models/{SERVED}/revision/main"
 
 
@@ -74,8 +75,12 @@ class Site:
         assert live is not None
         return self.bench.ledger.read(live.release).source.partition("@")[2]
 
+    @property
+    def log(self) -> WindowLog:
+        return open_log(f"s3://{self.bench.bucket}/", self.bench.namespace, NAME)
+
     def windows(self) -> list[Record]:
-        return open_log(f"s3://{self.bench.bucket}/", self.bench.namespace, NAME).records()
+        return self.log.records()
 
     def objects(self) -> dict[str, str]:
         """Everything in the bucket, with what tells whether it was written again."""
@@ -207,3 +212,31 @@ def test_5_it_moves_again_and_a_stopped_model_is_left_stopped(site: Site) -> Non
 
         wait_until("the event's run to find it stopped", skipped, timeout_s=120, poll_s=2)
     assert len(site.windows()) == windows, "no window is opened for it"
+
+
+def test_6_a_model_that_a_tool_starts_is_adopted_and_the_tool_is_named(site: Site) -> None:
+    # Airfreight stopped it eleven minutes ago.
+    ago = text_of(datetime.now(UTC) - timedelta(minutes=11))
+    before = Record("20260101T080000Z-hours", NAME, site.bench.namespace, "hours", "r", ago)
+    last = (site.windows() or [site.log.begin(before)])[-1]
+    site.log.update(last.window, stop=ago, stopped=ago, closed_because=Closing.IDLE)
+    stop = "serving.kserve.io/stop"
+    for value, manager in (("true", "airfreight-power"), ("false", "kustomize-controller")):
+        words = (f"{stop}={value}", "--overwrite", f"--field-manager={manager}")
+        site.bench.kubectl("annotate", "isvc", NAME, "-n", site.bench.namespace, *words)
+    site.airflow.wait_for_dag(ADOPT)
+    site.airflow.unpause(ADOPT)  # its last half hour is due at once
+    found: list[str] = []
+    with site.airflow.api() as api:
+
+        def adopted() -> bool:
+            found[:] = [str(run["dag_run_id"]) for run in api.runs(SERVE) if run["dag_run_id"].startswith("found__")]
+            return bool(found)
+
+        wait_until("the model to be adopted", adopted, timeout_s=180, poll_s=2)
+    done = site.airflow.finish(SERVE, found[-1])
+    assert done.state == "failed" and done.failure and done.failure["task_id"] == "record", done.failure
+    assert f"field manager kustomize-controller wrote {stop} again" in done.failure["message"]
+    window = site.windows()[-1]
+    assert (window.because, window.closed_because, window.found) == ("found", "idle", "running"), window
+    assert not pods(site.bench), "it was idle for a minute"

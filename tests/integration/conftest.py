@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
-import subprocess
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,9 +14,9 @@ import boto3
 import pytest
 from botocore.config import Config
 
+from airfreight.environment import S3Settings
 from devcluster.config import Cluster
-
-START_TIMEOUT = 60.0  # seconds
+from tests.servers import free_port, server
 
 
 @dataclass(frozen=True)
@@ -30,7 +26,20 @@ class Minio:
     endpoint_url: str
     access_key: str
     secret_key: str
-    process: subprocess.Popen[bytes]
+
+    @property
+    def settings(self) -> S3Settings:
+        """How the library reaches it."""
+        return S3Settings(self.endpoint_url, self.access_key, self.secret_key)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """How the command reaches it."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint_url,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+        }
 
     def client(self) -> Any:
         """Return a boto3 client of its administrator."""
@@ -54,43 +63,22 @@ def minio_binary() -> Path:
 
 @pytest.fixture(scope="session")
 def minio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Minio]:
-    """A MinIO for the whole session, stopped by its own process id."""
+    """A MinIO for the whole session."""
     directory = tmp_path_factory.mktemp("minio")
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    address = f"127.0.0.1:{free_port()}"
     access, secret = f"test{secrets.token_hex(4)}", secrets.token_hex(16)
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [minio_binary(), "server", directory / "data", "--address", f"127.0.0.1:{port}"],
-            env={"HOME": str(directory), "MINIO_ROOT_USER": access, "MINIO_ROOT_PASSWORD": secret},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        endpoint = f"http://127.0.0.1:{port}"
-        _wait_ready(endpoint, process, directory / "log")
-        yield Minio(endpoint, access, secret, process)
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
+    def ready() -> bool:
+        with urllib.request.urlopen(f"http://{address}/minio/health/ready", timeout=5) as answer:
+            return bool(answer.status == 200)
 
-def _wait_ready(endpoint: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + START_TIMEOUT
-    while True:
-        try:
-            with urllib.request.urlopen(f"{endpoint}/minio/health/ready", timeout=5) as answer:
-                if answer.status == 200:
-                    return
-        except (urllib.error.URLError, OSError):
-            pass
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"MinIO did not start: {log.read_text(errors='replace')[-2000:]}")
-        time.sleep(0.1)  # between two looks at its own readiness address
+    with server(
+        [minio_binary(), "server", directory / "data", "--address", address],
+        {"HOME": str(directory), "MINIO_ROOT_USER": access, "MINIO_ROOT_PASSWORD": secret},
+        directory / "log",
+        ready=ready,
+    ):
+        yield Minio(f"http://{address}", access, secret)
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ class Site:
         )
 
     def remove(self) -> None:
-        kubectl(self.cluster, "delete", "namespace", self.namespace, "--timeout=200s", timeout_s=210)
+        kubectl(self.cluster, "delete", "namespace", self.namespace, "--ignore-not-found", "--wait=false")
 
     def apply(self, thing: dict[str, Any]) -> None:
         kubectl(self.cluster, "apply", "-f", "-", stdin=yaml.safe_dump(thing))
@@ -102,8 +102,8 @@ class Site:
 def site(embedded: Cluster) -> Iterator[Site]:
     """A namespace of its own, with a model on its volume that a pod with another user put there."""
     made = Site(embedded)
-    made.make()
     try:
+        made.make()
         fill = made.example("fill", ["copy", "hf://acme/pong@main", "file:///model/"])
         container = fill["spec"]["containers"][0]
         container["securityContext"] = RESTRICTED

@@ -74,9 +74,7 @@ def line(
     with HubServer(tmp_path / "hub") as hub:
         for name, value in {
             "HF_ENDPOINT": hub.url,
-            "AWS_ENDPOINT_URL": minio.endpoint_url,
-            "AWS_ACCESS_KEY_ID": minio.access_key,
-            "AWS_SECRET_ACCESS_KEY": minio.secret_key,
+            **minio.environment,
         }.items():
             monkeypatch.setenv(name, value)
         yield Line(hub, minio, bucket, tmp_path, capsys)

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / ".env.example"
 AIRFLOW = {"airflow-apiserver", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer"}
 RUNS_TASKS = {"airflow-scheduler", "airflow-triggerer"}
+KNOWS_SETTINGS = {*RUNS_TASKS, "airflow-dag-processor"}
 ONCE = {"airflow-init", "minio-bucket"}
 SECRETS = (
     "POSTGRES_PASSWORD",
@@ -117,12 +118,19 @@ def test_only_what_runs_tasks_sees_the_cluster_and_the_store(parsed: dict[str, A
         assert ("AIRFLOW_CONN_AIRFREIGHT_STORE" in service.get("environment", {})) is (name in RUNS_TASKS), name
 
 
+def test_the_settings_are_known_where_they_are_read(parsed: dict[str, Any]) -> None:
+    for name, service in services(parsed).items():
+        knows = any(key.startswith("AIRFLOW__AIRFREIGHT__") for key in service.get("environment", {}))
+        assert knows is (name in KNOWS_SETTINGS), name
+        assert ("AIRFREIGHT_CATALOG" in service.get("environment", {})) is (name in {*AIRFLOW, "airflow-init"}), name
+
+
 def test_connections_are_json_of_the_right_type(parsed: dict[str, Any]) -> None:
     environment = services(parsed)["airflow-scheduler"]["environment"]
     cluster = yaml.safe_load(environment["AIRFLOW_CONN_AIRFREIGHT_CLUSTER"])
     store = yaml.safe_load(environment["AIRFLOW_CONN_AIRFREIGHT_STORE"])
     assert cluster["conn_type"] == "kubernetes"
-    assert cluster["extra"]["kube_config_path"] == "/opt/airflow/kubeconfig"
+    assert cluster["extra"] == {"kube_config_path": "/opt/airflow/kubeconfig", "namespace": "airfreight"}
     assert store["conn_type"] == "aws"
     assert store["password"] == "the-minio-root-password"
     assert store["extra"]["endpoint_url"] == "http://minio:9000"

@@ -76,15 +76,11 @@ class Bench:
     bucket: str
     scratch: Path
 
-    @property
-    def settings(self) -> S3Settings:
-        return S3Settings(self.minio.endpoint_url, self.minio.access_key, self.minio.secret_key)
-
     def source(self, repo_id: str = "acme/pong", revision: str = "main", token: str | None = None) -> HubSource:
         return HubSource(HubModel(repo_id, revision), HubSettings(self.hub.url, token))
 
     def store(self, source: HubSource) -> S3Store:
-        return S3Store(S3Root(self.bucket).below(source.manifest()), self.settings, least_part=PART)
+        return S3Store(S3Root(self.bucket).below(source.manifest()), self.minio.settings, least_part=PART)
 
     def objects(self) -> dict[str, bytes]:
         """Return every object of the bucket that is served."""
@@ -117,9 +113,7 @@ class Bench:
             "PATH": os.environ["PATH"],
             "HOME": str(self.scratch),
             "HF_ENDPOINT": self.hub.url,
-            "AWS_ENDPOINT_URL": self.minio.endpoint_url,
-            "AWS_ACCESS_KEY_ID": self.minio.access_key,
-            "AWS_SECRET_ACCESS_KEY": self.minio.secret_key,
+            **self.minio.environment,
             "AIRFREIGHT_TERMINATION_LOG": str(self.scratch / "termination-log"),
             **changes,
         }
@@ -165,14 +159,12 @@ class TestS3Store(StoreContract):
     @pytest.fixture
     def store(self, minio: Minio, bucket: str) -> S3Store:
         place = S3Root(bucket, "acme/pong/41ab6c1b1c1f/")
-        settings = S3Settings(minio.endpoint_url, minio.access_key, minio.secret_key)
-        return S3Store(place, settings, PART, tenure=Tenure(owner="one"))
+        return S3Store(place, minio.settings, PART, tenure=Tenure(owner="one"))
 
     @pytest.fixture
     def rival(self, minio: Minio, bucket: str) -> S3Store:
         place = S3Root(bucket, "acme/pong/41ab6c1b1c1f/")
-        settings = S3Settings(minio.endpoint_url, minio.access_key, minio.secret_key)
-        return S3Store(place, settings, PART, tenure=Tenure(owner="another"))
+        return S3Store(place, minio.settings, PART, tenure=Tenure(owner="another"))
 
     @pytest.fixture(autouse=True)
     def _reader(self, minio: Minio, bucket: str) -> None:
@@ -286,11 +278,10 @@ def test_429_and_its_retry_after_are_obeyed(bench: Bench) -> None:
 def test_a_stall_is_noticed_and_healed(bench: Bench) -> None:
     import httpx2
 
-    bench.hub.faults.add(Fault("stall", match="*model-00001*", after_bytes=MIB, seconds=30))
-    source = HubSource(HubModel("acme/pong"), HubSettings(bench.hub.url), httpx2.Timeout(0.5))
-    started = time.monotonic()
+    # One that is not noticed lasts longer than a test may.
+    bench.hub.faults.add(Fault("stall", match="*model-00001*", after_bytes=MIB, seconds=600))
+    source = HubSource(HubModel("acme/pong"), HubSettings(bench.hub.url), httpx2.Timeout(2))
     copy(source, bench.store(source), patience=FAST)
-    assert time.monotonic() - started < 20
     assert bench.unfinished() == []
 
 
@@ -327,7 +318,7 @@ def test_a_wrong_request_fails_at_once(
 
 def test_a_missing_bucket_is_named(bench: Bench) -> None:
     source = bench.source()
-    store = S3Store(S3Root("no-such-bucket").below(source.manifest()), bench.settings)
+    store = S3Store(S3Root("no-such-bucket").below(source.manifest()), bench.minio.settings)
     bench.hub.stats.reset()
     with pytest.raises(RequestError) as caught:
         copy(source, store, patience=FAST)
@@ -382,16 +373,21 @@ def test_stray_uploads_of_our_own_keys_are_cleared_and_no_others(bench: Bench) -
 
 
 def test_a_killed_command_is_simply_run_again(bench: Bench) -> None:
-    bench.hub.faults.add(Fault("slow", match="*model-00001*", bytes_per_second=2_000_000))
+    bench.hub.faults.add(Fault("stall", match="*model-00001*", after_bytes=MIB, seconds=600, times=1000))
     killed = bench.start("copy", "acme/pong", f"s3://{bench.bucket}/")
-    deadline = time.monotonic() + 60
     done = ("model-00002-of-00003.safetensors", "model-00003-of-00003.safetensors")
-    while sum(key.endswith(done) for key in bench.objects()) < 2:  # two files are done, the third is on its way
+
+    def under_way() -> bool:
+        """Two files are done, and all that the hub will give of the third has left it."""
+        third = bench.hub.stats.file_bytes.get("acme/pong/model-00001-of-00003.safetensors", 0)
+        return sum(key.endswith(done) for key in bench.objects()) == 2 and third >= MIB
+
+    deadline = time.monotonic() + 300
+    while not under_way():
         assert time.monotonic() < deadline and killed.poll() is None
         time.sleep(0.05)
     killed.kill()
     killed.communicate()
-    bench.hub.stats.wait_until_quiet()
     left = bench.objects()
     assert not any(key.endswith(("airfreight.json", "model-00001-of-00003.safetensors")) for key in left)
 
@@ -411,18 +407,23 @@ def test_a_killed_command_is_simply_run_again(bench: Bench) -> None:
 
 @pytest.mark.parametrize("kill", [False, True], ids=["SIGTERM", "SIGKILL"])
 def test_a_multipart_upload_that_was_cut_off_is_never_visible_and_gone_on_with(bench: Bench, kill: bool) -> None:
-    bench.hub.faults.add(Fault("slow", match="*model.safetensors", bytes_per_second=20_000_000))
+    stop = 2 * PART_SIZE + MIB
+    bench.hub.faults.add(Fault("stall", match="*model.safetensors", after_bytes=stop, seconds=600, times=1000))
     # A retry of a task that was terminated goes on under any name; of one that was killed at once only under its own.
     task = {"AIRFREIGHT_OWNER": "deliver_model/one/upload_to_s3"} if kill else {}
     process = bench.start("copy", "acme/big", f"s3://{bench.bucket}/", **task)
     commit = bench.source("acme/big").manifest().commit
     key = f"acme/big/{str(commit)[:12]}/model.safetensors"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while bench.parts(key) < 2:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.02)
     process.kill() if kill else process.terminate()
-    _, error = process.communicate(timeout=30)
+    while process.poll() is None:  # a signal is seen between two chunks, and this hub sends none
+        for listener in bench.hub._listeners:
+            listener.end_connections()
+        time.sleep(0.1)
+    _, error = process.communicate()
     assert bench.objects().keys() <= {f"acme/big/{str(commit)[:12]}/config.json"}
     assert bench.unfinished_of([key]) == [key]
     if not kill:

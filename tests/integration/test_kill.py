@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from airfreight.checkpoint import Checkpoint
-from airfreight.environment import HubSettings, S3Settings
+from airfreight.environment import HubSettings
 from airfreight.errors import IntegrityError, TemporaryError
 from airfreight.leases import Claim, Tenure
 from airfreight.manifest import ManifestFile
@@ -85,17 +85,13 @@ class Bench:
     bucket: str
     scratch: Path
 
-    @property
-    def settings(self) -> S3Settings:
-        return S3Settings(self.minio.endpoint_url, self.minio.access_key, self.minio.secret_key)
-
     def source(self, revision: str = "main") -> HubSource:
         return HubSource(HubModel("acme/pong", revision), HubSettings(self.hub.url))
 
     def store(self, tenure: Tenure | None = None, root: str = "", revision: str = "main") -> S3Store:
         place = S3Root(self.bucket, root)
         manifest = self.source(revision).manifest()
-        return S3Store(place.below(manifest), self.settings, PART, root=place, tenure=tenure)
+        return S3Store(place.below(manifest), self.minio.settings, PART, root=place, tenure=tenure)
 
     def start(self, root: str, owner: str, log: Path) -> subprocess.Popen[bytes]:
         """Start the command as a pod runs it."""
@@ -103,9 +99,7 @@ class Bench:
             "PATH": "/usr/bin:/bin",
             "HOME": str(self.scratch),
             "HF_ENDPOINT": self.hub.url,
-            "AWS_ENDPOINT_URL": self.minio.endpoint_url,
-            "AWS_ACCESS_KEY_ID": self.minio.access_key,
-            "AWS_SECRET_ACCESS_KEY": self.minio.secret_key,
+            **self.minio.environment,
             "AIRFREIGHT_OWNER": owner,
         }
         words = ("copy", "hf://acme/pong@main", f"s3://{self.bucket}/{root}", "--result", str(log.with_suffix(".json")))
@@ -225,7 +219,8 @@ def test_another_machine_goes_on_when_the_lease_is_over(bench: Bench) -> None:
 
 
 def test_a_live_neighbours_upload_is_untouched(bench: Bench) -> None:
-    neighbour = bench.store(Tenure("pod-a", **SHORT))
+    # A lease that does not run out, however long the store takes for a renewal, and renewals that are seen soon.
+    neighbour = bench.store(Tenure("pod-a", lease=600.0, renewal=0.4, margin=1.0))
     file = bench.source().manifest().files[3]
     content = CONTENTS[file.path]
     upload = neighbour.begin(file)
@@ -364,9 +359,10 @@ def test_two_runs_of_one_name_do_no_damage(bench: Bench) -> None:
     earlier = threading.Thread(target=run)
     earlier.start()
     while bench.hub.stats.weight_bytes() < 20 * MIB:
+        assert earlier.is_alive(), outcomes
         time.sleep(0.01)
     run()
-    earlier.join(60)
+    earlier.join()
     assert len(outcomes) == 2 and any(isinstance(outcome, CopyResult) for outcome in outcomes)
     bench.check_whole("", bench.store().artifact.removeprefix(f"s3://{bench.bucket}/"), bench.source())
 
@@ -387,7 +383,7 @@ def test_a_branch_that_moves_under_way_changes_nothing(bench: Bench, tmp_path: P
                     yield chunk
 
         source = Moving(HubModel("acme/moving"), HubSettings(hub.url))
-        store = S3Store(S3Root(bench.bucket).below(source.manifest()), bench.settings, PART)
+        store = S3Store(S3Root(bench.bucket).below(source.manifest()), bench.minio.settings, PART)
         result = copy(source, store, patience=FAST)
         moved = HubSource(HubModel("acme/moving"), HubSettings(hub.url)).manifest()
     prefix = f"acme/moving/{first[:12]}/"

@@ -12,16 +12,14 @@ import ipaddress
 import json
 import os
 import secrets
-import socket
 import ssl
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +35,9 @@ from cryptography.x509.oid import NameOID
 from devcluster.hub.handler import Handler
 from devcluster.hub.repository import Library
 from devcluster.hub.server import DEMO_TOKEN, HubServer
-from tests.integration.conftest import START_TIMEOUT, minio_binary
+from tests.integration.conftest import minio_binary
+from tests.servers import free_port, server
+from tests.standins.web import Listener
 from tests.unit.test_proxy import Running, running
 
 pytestmark = pytest.mark.integration
@@ -202,34 +202,28 @@ class TlsMinio:
 @pytest.fixture(scope="module")
 def store(authority: Authority, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsMinio]:
     directory = tmp_path_factory.mktemp("minio-tls")
-    with socket.create_server((STORE, 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port(STORE)
     access, secret = f"test{secrets.token_hex(4)}", secrets.token_hex(16)
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                *(minio_binary(), "server", directory / "data", "--address", f"{STORE}:{port}"),
-                *("--certs-dir", authority.directory / STORE),
-            ],
-            env={"HOME": str(directory), "MINIO_ROOT_USER": access, "MINIO_ROOT_PASSWORD": secret},
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        minio = TlsMinio(f"https://{STORE}:{port}", access, secret, authority.bundle)
-        deadline = time.monotonic() + START_TIMEOUT
-        while True:
-            try:
-                minio.client().create_bucket(Bucket="llm-models")
-                break
-            except (BotoCoreError, ClientError):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)  # between two looks at a server that starts
+    minio = TlsMinio(f"https://{STORE}:{port}", access, secret, authority.bundle)
+
+    def ready() -> bool:
+        try:
+            minio.client().list_buckets()
+        except (BotoCoreError, ClientError):
+            return False
+        return True
+
+    with server(
+        [
+            *(minio_binary(), "server", directory / "data", "--address", f"{STORE}:{port}"),
+            *("--certs-dir", authority.directory / STORE),
+        ],
+        {"HOME": str(directory), "MINIO_ROOT_USER": access, "MINIO_ROOT_PASSWORD": secret},
+        directory / "log",
+        ready=ready,
+    ):
+        minio.client().create_bucket(Bucket="llm-models")
         yield minio
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 @pytest.fixture
@@ -398,7 +392,7 @@ def test_xet_goes_the_same_way(site: Site, authority: Authority, trusted: bool) 
         def log_message(self, format: str, *args: object) -> None:
             return None
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), XetServer) as server:
+    with Listener(("127.0.0.1", 0), XetServer) as server:
         server.socket = authority.context(HUB).wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()

@@ -109,9 +109,7 @@ def yard(hub: HubServer, minio: Minio, tmp_path: Path, monkeypatch: pytest.Monke
         monkeypatch.delenv(name)
     for name, value in {
         "HF_ENDPOINT": hub.url,
-        "AWS_ENDPOINT_URL": minio.endpoint_url,
-        "AWS_ACCESS_KEY_ID": minio.access_key,
-        "AWS_SECRET_ACCESS_KEY": minio.secret_key,
+        **minio.environment,
     }.items():
         monkeypatch.setenv(name, value)
     hub.stats.reset()
@@ -252,6 +250,7 @@ class Cutter:
     def __init__(self, endpoint_url: str, after: int, times: int) -> None:
         self._target = ("127.0.0.1", int(endpoint_url.rpartition(":")[2]))
         self._after, self._times, self.cut = after, times, 0
+        self._counting = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self._threads: list[threading.Thread] = []
@@ -289,12 +288,17 @@ class Cutter:
             while data := source.recv(65536):
                 sink.sendall(data)
                 passed += len(data)
-                if answers and passed > self._after and self.cut < self._times:
-                    self.cut += 1
+                if answers and passed > self._after and self._is_to_be_cut():
                     break
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+    def _is_to_be_cut(self) -> bool:
+        with self._counting:  # each direction of each connection is a thread of its own
+            left = self.cut < self._times
+            self.cut += left
+            return left
 
 
 def test_a_bucket_that_cuts_its_answers_is_read_to_the_end(yard: Yard, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,6 @@ import contextlib
 import json
 import os
 import secrets
-import signal
-import socket
 import subprocess
 import sys
 import time
@@ -27,6 +25,7 @@ import pytest
 from airfreight.airflow_api import AirflowApi, RunSummary
 from airfreight.errors import RequestError, TemporaryError
 from airfreight.manifest import Manifest, ManifestFile
+from tests.servers import end, free_port
 from tests.unit.fake_kube import FakeKube, fake_kube
 
 WAY = ("upload_to_s3", "deploy", "wait_until_ready", "validate", "promote", "report")
@@ -101,16 +100,7 @@ def standalone(
             wait_until_it_knows_the_dag(running, process)
             yield running
         finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(15)
-            finally:
-                end_group(process.pid)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+            end(process, group=True)
 
 
 def environment(home: Path, port: int, kube: FakeKube, minio: Any) -> dict[str, str]:
@@ -164,11 +154,6 @@ def wait_until_it_knows_the_dag(airflow: Airflow, process: subprocess.Popen[byte
                 log = (airflow.home / "output").read_text(errors="replace")[-4000:]
                 raise RuntimeError(f"Airflow did not start: {error}\n{log}") from error
         time.sleep(0.5)  # between two looks
-
-
-def end_group(group: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
 
 
 @pytest.fixture

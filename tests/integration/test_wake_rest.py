@@ -151,9 +151,10 @@ def test_a_herd_opens_one_window_with_an_eta_from_a_recorded_cold_start(
     (run_id,) = {answer.json()["run_id"] for answer in answers}
     assert [run["dag_run_id"] for run in runs(airflow)] == [run_id]
     assert runs(airflow)[0]["triggering_user_name"] == "admin"
-    assert answers[0].json()["sentence"] == (
-        f"{DAG} {run_id}: it will probably answer soon; Airflow knows of no cold start of it yet."
-    )
+    # At least one of them, whose answer was made before `open_window` ended.
+    assert f"{DAG} {run_id}: it will probably answer soon; Airflow knows of no cold start of it yet." in [
+        answer.json()["sentence"] for answer in answers
+    ]
 
     with airflow.api() as api:
         wait_until("open_window", lambda: opened(api, run_id) is not None, timeout_s=90, poll_s=0.2)
@@ -171,8 +172,11 @@ def test_a_herd_opens_one_window_with_an_eta_from_a_recorded_cold_start(
 def test_after_the_window_another_is_opened_with_the_expected_seconds(airflow: Airflow, token: str) -> None:
     (first,) = runs(airflow)
     change(airflow, f"/dagRuns/{first['dag_run_id']}", {"state": "failed"})
+    asked = moment(text_of(datetime.now(UTC)))
     said = wake(airflow, token).json()
+    answered = datetime.now(UTC)
     assert said["run_id"] != first["dag_run_id"] and not said["open"]
     assert said["expected_s"] >= COLD_START.total_seconds() - 1
-    late = (moment(said["eta"]) - datetime.now(UTC)).total_seconds()
-    assert abs(late - said["expected_s"]) < 10
+    # To a millisecond, which is what times are written to.
+    begun = moment(said["eta"]) - timedelta(seconds=said["expected_s"])
+    assert asked - timedelta(milliseconds=1) <= begun <= answered + timedelta(milliseconds=1)

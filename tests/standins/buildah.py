@@ -31,7 +31,7 @@ def main() -> int:
         words = words[2:]
     command, words = words[0], words[1:]
     if command == os.environ.get("FAKE_BUILDAH_HANG"):
-        time.sleep(600)
+        time.sleep(3600)
     if said := json.loads(os.environ.get("FAKE_BUILDAH_FAIL", "{}")).get(command):
         sys.stderr.write(said + "\n")
         return 125

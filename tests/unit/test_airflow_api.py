@@ -366,3 +366,19 @@ def test_the_summary_of_a_copy_names_bytes_and_place() -> None:
     lines = people.summary_lines(RunSummary("deliver_model", RUN, "success", 60.0, 40.0, rows, results))
     assert "  artifact  s3://x/  (33.6 MB, moved 0.0 MB)" in lines
     assert "  Airflow's own share: 40.0 s of 60.0 s" in lines
+
+
+def test_runs_are_listed_the_newest_first_and_those_that_go_on_the_oldest_first() -> None:
+    asked = []
+
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        asked.append((request.url.path, dict(request.url.params)))
+        return httpx2.Response(200, json={"dag_runs": [{"dag_run_id": "r"}]})
+
+    api = AirflowApi("http://airflow:8080", token="t", transport=httpx2.MockTransport(answer))
+    assert api.runs("serve_pong") == api.running("serve_pong") == [{"dag_run_id": "r"}]
+    path = "/api/v2/dags/serve_pong/dagRuns"
+    assert asked == [
+        (path, {"order_by": "-run_after", "limit": "20"}),
+        (path, {"state": "running", "order_by": "run_after", "limit": "20"}),
+    ]

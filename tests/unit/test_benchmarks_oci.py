@@ -112,17 +112,17 @@ def test_every_peer_has_a_name_of_its_own() -> None:
 def test_the_most_disk_at_once_is_seen_although_it_is_gone_at_the_end(tmp_path: Path) -> None:
     kept = tmp_path / "deep" / "kept"
     kept.parent.mkdir()
-    kept.write_bytes(bytes(1 * MIB))
+    kept.write_bytes(b"x" * 16 * MIB)
     before = used(tmp_path)
-    assert before >= 1 * MIB
+    assert before >= 16 * MIB
     with watched(tmp_path) as peak:
         (tmp_path / "gone").write_bytes(b"x" * 3 * MIB)
-        deadline = time.monotonic() + 10
-        while not peak.bytes:
+        deadline = time.monotonic() + 60
+        while peak.bytes < 3 * MIB:
             assert time.monotonic() < deadline
             time.sleep(0.01)
         (tmp_path / "gone").unlink()
-    assert 3 * MIB <= peak.bytes < 4 * MIB
+    assert peak.bytes < 16 * MIB, "what was there before is not counted"
     assert used(tmp_path) == before
 
 

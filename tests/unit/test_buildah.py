@@ -9,7 +9,6 @@ import shutil
 import signal
 import tarfile
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -182,10 +181,8 @@ def test_what_the_tick_raises_ends_buildah_at_once(log: Path, work: Path, monkey
     def stop() -> None:
         raise TemporaryError("The time for the whole copy is over.")
 
-    started = time.monotonic()
-    with pytest.raises(TemporaryError, match="is over"):
+    with pytest.raises(TemporaryError, match="is over"):  # else only this test's own time limit ends it
         Buildah(work, tick=stop).judge(BASE)
-    assert time.monotonic() - started < 20
 
 
 @pytest.mark.parametrize(

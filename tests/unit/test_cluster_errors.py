@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -17,6 +17,7 @@ from airfreight.cluster_errors import api_error
 from airfreight.errors import RequestError, TemporaryError
 from airfreight.preflight import check_target, missing_runtime
 from airfreight.retry import Patience
+from tests.standins.web import Listener
 
 DOING = "apply InferenceService pong in namespace models"
 
@@ -156,8 +157,7 @@ class ApiServer:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handle)
-        self.http.daemon_threads = True
+        self.http = Listener(("127.0.0.1", 0), Handle)
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,12 +59,19 @@ def test_a_command_that_takes_too_long_is_ended_with_its_children(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shell, "END_GRACE_S", 0.3)  # a shell's background job does not listen to SIGINT
-    begun = time.monotonic()
-    with pytest.raises(RunError, match="it ran longer than 0 s"):
-        run(["sh", "-c", "sleep 60 & echo $! > child; wait"], cwd=tmp_path, timeout_s=0.3)
-    assert time.monotonic() - begun < 5
-    child = int((tmp_path / "child").read_text())
-    wait_until("the child's end", lambda: not is_running(child), timeout_s=5, poll_s=0.01)  # the kernel is at it
+    file, communicate = tmp_path / "child", subprocess.Popen.communicate
+
+    def once_it_has_a_child(process: subprocess.Popen[str], stdin: str | None = None, timeout: float = 0.0) -> Any:
+        if timeout == 3600:
+            wait_until("a child", lambda: file.read_text().endswith("\n"), timeout_s=60, poll_s=0.01)
+            timeout = 0.01
+        return communicate(process, stdin, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", once_it_has_a_child)
+    with pytest.raises(RunError, match="it ran longer than 3600 s"):
+        run(["sh", "-c", "sleep 3600 & echo $! > child; wait"], cwd=tmp_path, timeout_s=3600)
+    child = int(file.read_text())
+    wait_until("the child's end", lambda: not is_running(child), timeout_s=60, poll_s=0.01)  # the kernel is at it
 
 
 def is_running(pid: int) -> bool:

@@ -118,22 +118,27 @@ def test_kernel_settings_come_back_as_they_were_before_the_first_start(cluster: 
     assert (root / "kernel/panic").read_text() == "0"
 
 
-def test_a_second_holder_waits_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_holder_waits_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "lock"
     order: list[str] = []
+    waits = threading.Event()
+
+    def say(line: str) -> None:
+        order.append(line)
+        waits.set()
 
     def second() -> None:
         with lock(path):
             order.append("second")
 
+    monkeypatch.setattr("devcluster.lock.say", say)
     thread = threading.Thread(target=second)
     with lock(path):
         thread.start()
-        thread.join(0.2)
+        assert waits.wait(60)
         order.append("first")
-    thread.join(10)
-    assert order == ["first", "second"]
-    assert capsys.readouterr().out == "  · another `up` or `down` is at work; waiting for it\n"
+    thread.join(60)
+    assert order == ["  · another `up` or `down` is at work; waiting for it", "first", "second"]
 
 
 def test_who_may_not_take_the_lock_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,25 @@ def test_install_lists_the_settings_that_are_read_with_their_defaults() -> None:
     assert documented == _settings_read()
 
 
+def test_the_commands_variables_stand_on_the_first_page() -> None:
+    read = set(
+        re.findall(r'"((?:AIRFREIGHT|HF|DOCKER)_[A-Z_]+)"', (ROOT / "include/airfreight/environment.py").read_text())
+    )
+    assert {"HF_TOKEN", "DOCKER_CONFIG", "AIRFREIGHT_XET_ABOVE"} <= read
+    text = (ROOT / "README.md").read_text()
+    assert not [name for name in read | {"AIRFREIGHT_LEDGER", "AIRFREIGHT_DEBUG"} if name not in text]
+
+
+def test_every_section_of_the_form_is_in_the_first_run() -> None:
+    tree = ast.parse((ROOT / "plugins/airfreight_airflow/form.py").read_text())
+    makers = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in ("_source", "_patterns")]
+    dicts = [node for maker in makers for node in ast.walk(maker) if isinstance(node, ast.Dict)]
+    fields = {key.value for node in dicts for key in node.keys if isinstance(key, ast.Constant)}
+    assert len(fields) == 5
+    paragraph = next(line for line in (DOCS / "install.md").read_text().splitlines() if 'under "Source"' in line)
+    assert fields <= set(re.findall(r"`([a-z_]+)`", paragraph))
+
+
 # ---- floor plan --------------------------------------------------------------------------------------------------
 
 
@@ -114,6 +133,42 @@ def test_the_table_of_rights_is_what_the_manifests_grant() -> None:
         for resource in resources.replace("`", "").split():
             documented |= {(account.strip("`"), place, group, resource, verb) for verb in verbs.split()}
     assert documented == set(_granted())
+
+
+def test_the_page_on_safety_names_the_verbs_on_policies() -> None:
+    verbs = sorted(verb for *_, group, resource, verb in _granted() if resource == "networkpolicies" and group)
+    said = re.search(r"NetworkPolicies \(([a-z, ]+)\)", (DOCS / "security.md").read_text())
+    assert said and sorted(said[1].split(", ")) == verbs
+
+
+def test_an_airflow_inside_the_cluster_is_bound_wherever_airflow_has_a_role() -> None:
+    bindings = [item["metadata"] for item in _objects() if item["kind"] == "RoleBinding"]
+    bound = {metadata["namespace"] for metadata in bindings if metadata["name"] == "airfreight-airflow"}
+    text = (DOCS / "install.md").read_text()
+    assert set(re.findall(r"--namespace (\S+) create rolebinding airflow --role=airfreight-airflow", text)) == bound
+
+
+def test_every_account_that_runs_the_worker_image_is_given_its_login() -> None:
+    accounts = {(item["metadata"]["namespace"], item["metadata"]["name"]) for item in _objects()
+                if item["kind"] == "ServiceAccount"}  # fmt: skip
+    text = (DOCS / "install.md").read_text()
+    loop = re.search(r"for account in ([a-z -]+); do", text)
+    assert loop
+    # Airflow's own account runs no pod of ours.
+    workers = {name for place, name in accounts if place == "airfreight"} - {"airfreight-airflow"}
+    assert set(loop[1].split()) == workers
+    builders = re.search(r"For buildah do the same in `airfreight-build`, for `([a-z-]+)` and `([a-z-]+)`", text)
+    assert builders and set(builders.groups()) == {name for place, name in accounts if place == "airfreight-build"}
+
+
+@each_page
+def test_an_overlay_beside_include_finds_its_resources(page: Path) -> None:
+    for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL):
+        if "kind: Kustomization" not in block:
+            continue
+        for resource in yaml.safe_load(block)["resources"]:
+            assert (ROOT / "an-overlay" / resource).resolve().is_dir(), resource
+            assert "Beside `include`," in (DOCS / "install.md").read_text()
 
 
 def test_accounts_said_to_have_no_token_have_none() -> None:

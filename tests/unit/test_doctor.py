@@ -23,8 +23,8 @@ from airfreight.doctor import (
     judge_pod_security,
     judge_secret,
     judge_version,
-    needed_rights,
 )
+from airfreight.doctor_rights import NamedRight, needed_rights, optional_rights, rights_of_pods
 from airfreight.errors import RequestError, TemporaryError
 
 Thing = dict[str, Any]
@@ -125,12 +125,6 @@ def test_no_value_of_a_secret_is_shown() -> None:
         ("validatingwebhookconfigurations", None, "KServe webhook", "install KServe 0.20"),
         ("endpointslices", "kserve", "KServe webhook", "look at the controller: kubectl -n kserve get pods"),
         ("configmaps", "kserve", "KServe configuration", "install KServe 0.20"),
-        (
-            "storageclasses",
-            None,
-            "default StorageClass",
-            "annotate one with storageclass.kubernetes.io/is-default-class=true",
-        ),
         ("namespaces", None, "namespace airfreight", "kubectl apply -k include/kubernetes/worker"),
         (
             "serviceaccounts",
@@ -179,18 +173,48 @@ def test_a_missing_right_is_named() -> None:
     assert check.title == "rights of airfreight-deployer"
     assert check.detail == "it may not patch inferenceservices in models (and 1 more)"
     assert check.remedy == "kubectl apply -k include/kubernetes/target"
-    cluster.denied = {Right("", "list", "nodes")}
-    (check,) = missing(cluster)
-    assert (check.detail, check.remedy) == (
-        "it may not list nodes in the cluster",
-        "kubectl apply -k include/kubernetes/cluster",
-    )
     cluster.denied = {Right("airfreight", "create", "pods", subresource="exec")}
     (check,) = missing(cluster)
     assert (check.detail, check.remedy) == (
         "it may not create pods/exec in airfreight",
         "kubectl apply -k include/kubernetes/worker",
     )
+
+
+def test_what_only_some_deliveries_need_is_a_remark_and_no_fault() -> None:
+    cluster = FakeCluster()
+    del cluster.things[kinds.STORAGE_CLASSES.plural, None]
+    cluster.denied = {Right("", "list", "nodes"), NamedRight("models", "get", "secrets", name="airfreight-pull")}
+    checks = report(cluster)
+    assert missing(cluster) == []
+    assert checks["default StorageClass"].line() == (
+        "ok       default StorageClass: not set, there is none; for staging volume and builder buildah annotate one "
+        "with storageclass.kubernetes.io/is-default-class=true, or set storage_class"
+    )
+    remarks = [check for check in examine(cluster, Place()) if check.title.endswith(", optional")]  # type: ignore[arg-type]
+    assert [(check.detail, check.remedy) for check in remarks] == [
+        (
+            "it may not get secrets airfreight-pull in models, so a deploy does not check the nodes' login, the "
+            "models' service account and Pod Security",
+            "kubectl apply -k include/kubernetes/target",
+        ),
+        (
+            "it may not list nodes in the cluster, so a deploy does not see KServe's configuration, the nodes' disk "
+            "and their images",
+            "kubectl apply -k include/kubernetes/cluster",
+        ),
+    ]
+
+
+def test_rights_for_buildah_are_looked_at_where_its_namespace_is() -> None:
+    cluster = FakeCluster()
+    cluster.denied = {Right("airfreight-build", "create", "persistentvolumeclaims")}
+    assert missing(cluster) == []
+    cluster.things[kinds.NAMESPACES.plural, None].append(thing("airfreight-build"))
+    (check,) = missing(cluster)
+    assert check.title == "rights of airfreight-airflow in airfreight-build"
+    assert check.detail == "it may not create persistentvolumeclaims in airfreight-build"
+    assert check.remedy == "kubectl apply -k include/kubernetes/builder"
 
 
 def test_a_service_account_that_lists_no_secret() -> None:
@@ -273,7 +297,7 @@ SHIPPED = Path(__file__).parents[2] / "include" / "kubernetes"
 
 
 def shipped() -> list[Thing]:
-    files = [file for place in ("cluster", "worker", "target") for file in SHIPPED.glob(f"{place}/*.yaml")]
+    files = [file for place in ("cluster", "worker", "builder", "target") for file in SHIPPED.glob(f"{place}/*.yaml")]
     return [one for file in files if file.name != "kustomization.yaml" for one in yaml.safe_load_all(file.read_text())]
 
 
@@ -291,17 +315,44 @@ def rules(namespace: str, account: str) -> Iterator[Thing]:
 def allowed(namespace: str, account: str) -> Iterator[Right]:
     """Yield what the shipped rules allow, those for named objects left out."""
     for rule in rules(namespace, account):
-        if "resourceNames" in rule:
-            continue
-        for group, name, verb in product(rule["apiGroups"], rule["resources"], rule["verbs"]):
-            resource, _, subresource = name.partition("/")
-            yield Right(namespace, verb, resource, group, subresource)
+        if "resourceNames" not in rule:
+            yield from rights_in(rule, namespace)
+
+
+def rights_in(rule: Thing, namespace: str) -> Iterator[Right]:
+    for group, name, verb in product(rule["apiGroups"], rule["resources"], rule["verbs"]):
+        resource, _, subresource = name.partition("/")
+        yield Right(namespace, verb, resource, group, subresource)
+
+
+PLACES = ("models", "airfreight", "airfreight-build", "kserve", "")
+
+
+def asked(account: str) -> set[Right]:
+    """Return every right that the doctor asks for, with no names of objects."""
+    optional = [right for one in optional_rights(Place()) if one.account == account for right in one.rights]
+    building = rights_of_pods("airfreight-build") if account == "airfreight-airflow" else []
+    every = [*needed_rights(Place())[account], *optional, *building]
+    return {Right(one.namespace, one.verb, one.resource, one.group, one.subresource) for one in every}
 
 
 @pytest.mark.parametrize("account", ["airfreight-deployer", "airfreight-airflow"])
 def test_what_is_shipped_gives_every_right_the_doctor_asks_for(account: str) -> None:
-    given = {*allowed("models", account), *allowed("airfreight", account), *allowed("", account)}
-    assert set(needed_rights(Place())[account]) <= given
+    assert asked(account) <= {
+        right for place in PLACES for rule in rules(place, account) for right in rights_in(rule, place)
+    }
+    named = [right for one in optional_rights(Place()) for right in one.rights if isinstance(right, NamedRight)]
+    for right in named if account == "airfreight-deployer" else []:
+        fitting = [rule for rule in rules(right.namespace, account) if right.resource in rule["resources"]]
+        assert all(rule.get("resourceNames", [right.name]) == [right.name] for rule in fitting), right
+
+
+@pytest.mark.parametrize("account", ["airfreight-deployer", "airfreight-airflow"])
+def test_the_doctor_asks_for_every_right_that_is_shipped(account: str) -> None:
+    given = {right for place in PLACES for rule in rules(place, account) for right in rights_in(rule, place)}
+    # Airflow's own provider looks at events of its pods in several ways; one is enough to see them.
+    ways = {(verb, "events") for verb in ("get", "watch")}
+    assert {right for right in given - asked(account) if (right.verb, right.resource) not in ways} == set()
 
 
 def test_what_is_shipped_gives_no_more_than_it_should() -> None:
@@ -309,7 +360,7 @@ def test_what_is_shipped_gives_no_more_than_it_should() -> None:
         right for one in WORKER_ACCOUNTS for place in ("models", "airfreight") for right in allowed(place, one)
     ]
     assert not [right for right in everything if right.resource == "secrets" or "*" in (right.verb, right.resource)]
-    assert {right.verb for right in allowed("models", "airfreight-airflow")} == {"get", "list", "watch"}
+    assert {right.verb for right in allowed("models", "airfreight-airflow")} == {"get", "list"}
     assert set(allowed("", "airfreight-deployer")) == {Right("", "list", "nodes"), Right("", "list", "pods")}
     named = [
         rule for place in ("models", "airfreight", "kserve") for one in WORKER_ACCOUNTS for rule in rules(place, one)
@@ -326,7 +377,7 @@ def test_what_is_shipped_gives_no_more_than_it_should() -> None:
     for account in ("airfreight-publisher", "airfreight-validator"):
         assert [*allowed("models", account), *allowed("airfreight", account)] == []
     tokenless = {one["metadata"]["name"] for one in shipped() if one.get("automountServiceAccountToken") is False}
-    assert tokenless == {"airfreight-publisher", "airfreight-validator", "airfreight-model"}
+    assert tokenless == {"airfreight-publisher", "airfreight-builder", "airfreight-validator", "airfreight-model"}
 
 
 def test_the_service_account_of_the_models_lists_the_stores_secret() -> None:

@@ -29,6 +29,7 @@ from airfreight.egress import (
 from airfreight.errors import RequestError
 from airfreight.gates import Verdict
 from airfreight.resolver import Resolver, forward_to, question, refusal, serve
+from tests.servers import free_port
 
 S3, OCI, NATIVE = "s3://llm-models/acme/pong/1/", "oci://r/pong@sha256:1", "oci+native://r/pong@sha256:1"
 MINIO = "http://minio.minio.svc.cluster.local:9000"
@@ -177,10 +178,10 @@ def test_what_could_not_be_seen_is_not_proven(without: dict[str, Any], why: str)
 
 @pytest.mark.parametrize("without", [{}, {"covered": False}, {"reached_under": None}])
 def test_a_lookup_of_something_else_fails_whatever_else_was_seen(without: dict[str, Any]) -> None:
-    names = (STORE, "huggingface.co", "HuggingFace.co.", "pypi.org")
+    names = (STORE, "huggingface.co", "HuggingFace.co.", "stats.example")
     judged = egress_gate(Evidence(**{**GOOD, "lookups": names, **without}), STORE)
     assert judged.verdict is Verdict.FAILED
-    assert judged.sentence.startswith("The model server asked for huggingface.co, pypi.org, which is neither its")
+    assert judged.sentence.startswith("The model server asked for huggingface.co, stats.example, which is neither its")
     image = egress_gate(Evidence(**{**GOOD, "lookups": (STORE,), **without}), "")
     assert image.verdict is Verdict.FAILED, "a model from an image has no store"
 
@@ -228,10 +229,10 @@ def test_the_allowed_name_is_passed_on_and_all_is_written_down() -> None:
     said: list[str] = []
     resolver = Resolver([f"{STORE}."], lambda message: message + b"!", said.append)
     assert resolver.answer(ask_for(STORE.upper()), "10.0.0.7") == ask_for(STORE.upper()) + b"!"
-    refused = resolver.answer(ask_for("pypi.org"), "10.0.0.8")
+    refused = resolver.answer(ask_for("stats.example"), "10.0.0.8")
     assert refused is not None and refused[3] & 0x0F == 5
     assert [json.loads(line)["answer"] for line in said] == ["passed on", "refused"]
-    assert [one.name for one in resolver.lookups("10.0.0.8")] == ["pypi.org"]
+    assert [one.name for one in resolver.lookups("10.0.0.8")] == ["stats.example"]
     assert resolver.lookups(since=4e9) == []
 
 
@@ -259,9 +260,7 @@ def test_a_dns_that_does_not_answer_is_written_down_too() -> None:
 @pytest.fixture
 def ports() -> Iterator[tuple[int, int]]:
     """Our resolver over UDP, TCP and HTTP, before another one that answers with a byte more."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe, socket.create_server(("127.0.0.1", 0)) as other:
-        probe.bind(("127.0.0.1", 0))
-        port, http = probe.getsockname()[1], other.getsockname()[1]
+    port, http = free_port(), free_port()
     servers = serve(Resolver([STORE], lambda message: message + b"!", lambda _: None), port, http)
     yield port, http
     for server in servers:
@@ -272,13 +271,13 @@ def ports() -> Iterator[tuple[int, int]]:
 def test_over_the_wire(ports: tuple[int, int]) -> None:
     assert forward_to("127.0.0.1", ports[0])(ask_for(STORE)) == ask_for(STORE) + b"!"
     with socket.create_connection(("127.0.0.1", ports[0]), 5) as stream:
-        message = ask_for("pypi.org")
+        message = ask_for("stats.example")
         stream.sendall(len(message).to_bytes(2, "big") + message)
         size = int.from_bytes(stream.recv(2), "big")
         assert stream.recv(size)[3] & 0x0F == 5
     with urllib.request.urlopen(f"http://127.0.0.1:{ports[1]}/lookups?client=127.0.0.1") as answer:
         listed = json.load(answer)
-    assert [one["name"] for one in listed["lookups"]] == [STORE, "pypi.org"]
+    assert [one["name"] for one in listed["lookups"]] == [STORE, "stats.example"]
     assert listed["remembers"] <= listed["lookups"][0]["at"]
 
 

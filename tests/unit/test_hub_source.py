@@ -26,6 +26,7 @@ from airfreight.stores.hub_errors import Asked, retry_after
 from devcluster.hub.faults import Fault
 from devcluster.hub.repository import Library
 from devcluster.hub.server import DEMO_TOKEN, OUTSIDER_TOKEN, HubServer
+from tests.standins.web import Listener
 
 WEIGHTS = bytes(range(256)) * 1000
 CARDS = {
@@ -256,7 +257,7 @@ def serving(answer: Answer) -> Iterator[str]:
         def log_message(self, format: str, *args: object) -> None:
             return None
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with Listener(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:

@@ -118,10 +118,12 @@ def test_a_rejected_release_can_be_asked_for_again() -> None:
     book.register(release(A), asked())
     book.reject(A, Event(State.REJECTED, "run-1", cause="pong loads but cannot chat."))
     assert states(book) == {A: State.REJECTED}
-    rejected = book.rejection(f"hf://acme/pong@{A}")
-    assert rejected is not None and rejected.cause == "pong loads but cannot chat."
+    (rejected,) = book.outcomes(f"hf://acme/pong@{A}")
+    assert (rejected.state, rejected.cause) == (State.REJECTED, "pong loads but cannot chat.")
     made_live(book, A, run="run-2")
-    assert states(book) == {A: State.LIVE} and book.rejection(f"hf://acme/pong@{A}") is None
+    assert states(book) == {A: State.LIVE} and book.outcomes(f"hf://acme/pong@{B}") == []
+    outcomes = {(one.state, one.run) for one in book.outcomes(f"hf://acme/pong@{A}")}
+    assert outcomes == {(State.REJECTED, "run-1"), (State.LIVE, "run-2")}
     assert [event.state for event in book.entry(A).history] == [  # type: ignore[union-attr]
         State.CANDIDATE, State.REJECTED, State.CANDIDATE, State.LIVE,
     ]  # fmt: skip

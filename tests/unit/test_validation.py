@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from airfreight.cli import main
 from airfreight.errors import GateError, RequestError, TemporaryError
 from airfreight.retry import Patience
 from airfreight.validation import Validation, served_model, validate
+from tests.standins.web import Listener
 
 ONCE = Patience(attempts=1)
 MODELS = {"object": "list", "data": [{"id": "pong", "max_model_len": 256}]}
@@ -46,8 +47,7 @@ class Server:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handle)
-        self.http.daemon_threads = True
+        self.http = Listener(("127.0.0.1", 0), Handle)
         self.url = f"http://127.0.0.1:{self.http.server_port}"
 
 
@@ -112,7 +112,7 @@ def test_a_model_that_answers(server: Server) -> None:
     assert result["question"] == "who are you?"
     assert result["system_fingerprint"] == "vllm-0.32-abc"
     assert result["max_model_len"] == 256
-    assert 0 <= float(str(result["ttft_s"])) <= float(str(result["seconds"])) < 5
+    assert 0 <= float(str(result["ttft_s"])) <= float(str(result["seconds"]))
     asked = server.asked[0]
     assert asked["stream"] is True and asked["stream_options"] == {"include_usage": True}
     assert asked["messages"] == [{"role": "user", "content": "who are you?"}]

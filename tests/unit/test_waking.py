@@ -9,7 +9,7 @@ import pytest
 
 from airfreight.airflow_http import NotFoundError, RefusedError
 from airfreight.errors import RequestError, TemporaryError
-from airfreight.waking import Woken, awake_dag, wake
+from airfreight.waking import Woken, ask_to_stop, awake_dag, wake
 from airfreight.windows import moment, text_of
 
 LONG_AGO = "2026-11-01T00:00:00Z"
@@ -30,7 +30,10 @@ class Api:
         return self.found if dag_id == "serve_pong" else None
 
     def runs(self, dag_id: str) -> list[dict[str, Any]]:
-        return self.seen
+        return self.seen[:20]
+
+    def running(self, dag_id: str) -> list[dict[str, Any]]:
+        return [one for one in reversed(self.seen) if one["state"] == "running"]
 
     def result(self, dag_id: str, run_id: str, task_id: str) -> Any:
         return self.results.get((run_id, task_id))
@@ -90,22 +93,18 @@ def test_a_run_that_came_or_ended_makes_a_new_one(api: Any, change: Any) -> None
 
 @pytest.mark.parametrize("key", ["run_after", "queued_at"])
 def test_who_asks_within_a_minute_gets_the_run_of_who_asked(api: Any, key: str) -> None:
-    api.seen = [run("wake__a", "queued", just_now(50), key)]
+    api.seen = [run("wake__a", "queued", just_now(30), key)]
     assert wake(api, "pong").run_id == "wake__a"
     assert api.triggered == []
 
 
 @pytest.mark.parametrize(
-    "newest",
-    [
-        run("wake__a", "running", just_now(70)),
-        run("wake__a", "success", just_now(5)),
-        run("scheduled__a", "running", just_now(5)),
-    ],
+    ("run_id", "state", "ago_s"),
+    [("wake__a", "running", 70.0), ("wake__a", "success", 0.0), ("scheduled__a", "running", 0.0)],
     ids=["a minute ago", "over", "not woken"],
 )
-def test_else_the_run_that_keeps_the_window_gets_a_note(api: Any, newest: dict[str, Any]) -> None:
-    api.seen = [newest]
+def test_else_the_run_that_keeps_the_window_gets_a_note(api: Any, run_id: str, state: str, ago_s: float) -> None:
+    api.seen = [run(run_id, state, just_now(ago_s))]
     assert [wake(api, "pong").run_id] == [run_id for _, _, run_id in api.triggered]
 
 
@@ -115,9 +114,10 @@ def test_the_eta_counts_from_now_by_the_newest_run_that_knew_one(api: Any) -> No
     api.results["warm", "open_window"] = {"action": "open", "expected_s": None}
     api.results["cold", "open_window"] = {"action": "open", "expected_s": 64.0}
     api.results["colder", "open_window"] = {"action": "open", "expected_s": 900.0}
+    asked = moment(just_now(0))
     woken = wake(api, "pong")
     assert woken.eta["expected_s"] == 64.0 and not woken.eta["open"]
-    assert 60 < (moment(woken.eta["eta"]) - datetime.now(UTC)).total_seconds() <= 64
+    assert asked <= moment(woken.eta["eta"]) - timedelta(seconds=64) <= datetime.now(UTC)
     assert woken.sentence.endswith(f": it will probably answer by {woken.eta['eta']}.")
 
 
@@ -162,6 +162,95 @@ def test_an_open_window_is_named_and_whether_it_answers(api: Any) -> None:
     assert woken.sentence.endswith(": it is starting, and will probably answer by 2026-11-22T12:00:00Z.")
     api.results["r", "ping"] = {"first_token": "x"}
     assert wake(api, "pong").sentence.endswith(": window w is open, and the model answers.")
+
+
+def test_the_run_that_keeps_the_window_is_found_behind_a_herd_of_notes(api: Any) -> None:
+    notes = [run(f"wake__{number}") for number in range(40)]
+    api.seen = [*notes, run("r", "running")]
+    api.results["r", "open_window"] = {"action": "open", "window": "w", "eta": "2026-11-22T12:00:00Z"}
+    api.results["r", "ping"] = {"first_token": "x"}
+    assert wake(api, "pong").eta == {"open": True, "answers": True, "eta": "2026-11-22T12:00:00Z", "window": "w"}
+
+
+def test_a_run_that_stops_keeps_no_window_though_it_goes_on(api: Any) -> None:
+    api.seen = [run("open", "running"), run("stop", "running")]
+    api.results["stop", "open_window"] = {"action": "stop"}
+    api.results["open", "open_window"] = {"action": "open", "window": "w", "eta": ""}
+    assert wake(api, "pong").eta["window"] == "w"
+
+
+def stop(run_id: str, action: str = "stop", state: str = "running", since: str = LONG_AGO) -> dict[str, Any]:
+    return run(run_id, state, since) | {"conf": {"action": action}}
+
+
+def test_who_asks_for_a_stop_that_waits_already_starts_no_other(api: Any) -> None:
+    api.seen = [run("scheduled__a", "running") | {"conf": {}}]
+    dag_id, first = ask_to_stop(api, "pong")
+    assert api.triggered == [("serve_pong", {"action": "stop"}, first)] and dag_id == "serve_pong"
+    assert ask_to_stop(api, "pong") == ("serve_pong", first), "asked at the same moment"
+    api.seen.insert(0, stop(first))
+    assert {ask_to_stop(api, "pong")[1] for _ in range(20)} == {first}
+    assert len(api.triggered) == 1
+    at_once = ask_to_stop(api, "pong", now=True)[1]
+    assert api.triggered[1:] == [("serve_pong", {"action": "stop_now"}, at_once)]
+    api.seen.insert(0, stop(at_once, "stop_now"))
+    assert ask_to_stop(api, "pong")[1] == first and ask_to_stop(api, "pong", now=True)[1] == at_once
+
+
+@pytest.mark.parametrize(
+    "newer",
+    [
+        [run("wake__a", "skipped") | {"conf": {"action": "open"}}],
+        [run("scheduled__b", "running") | {"conf": {}}],
+        [run("asset__b") | {"conf": None}],
+    ],
+    ids=["woken", "hours", "delivered"],
+)
+def test_a_stop_asked_for_after_an_opening_is_another(api: Any, newer: list[dict[str, Any]]) -> None:
+    api.seen = [*newer, stop("stop__a")]
+    assert ask_to_stop(api, "pong")[1] not in ("stop__a", "")
+    assert len(api.triggered) == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "ended", "requested", "same"),
+    [
+        ("running", None, "", True),  # it waits for its opening, which overrules whichever came before
+        ("running", None, "2026-11-22T07:45:00.000Z", False),
+        ("running", None, "2026-11-22T07:35:00.000Z", True),
+        ("success", "2026-11-22T07:50:00Z", "2026-11-22T07:35:00.000Z", True),
+        ("success", "2026-11-22T07:50:00Z", "2026-11-22T07:45:00.000Z", False),
+        ("success", "2026-11-22T07:50:00Z", "", False),  # skipped: it left a note for the run that keeps a window
+        ("success", "2026-11-22T07:01:00Z", "", True),
+    ],
+)
+def test_a_stop_that_an_opening_overruled_is_another(
+    api: Any, state: str, ended: str | None, requested: str, same: bool
+) -> None:
+    """The run of the hours comes an hour before they open, so it is older than a stop at 07:40 that it overrules."""
+    hours = run("scheduled__a", state, "2026-11-22T07:00:00Z") | {"conf": {}, "end_date": ended}
+    api.seen = [stop("stop__a", since="2026-11-22T07:40:00Z"), hours]
+    if requested:
+        api.results["scheduled__a", "open_window"] = {"action": "open", "requested": requested}
+    assert (ask_to_stop(api, "pong")[1] == "stop__a") is same
+    assert len(api.triggered) == 1 - same
+
+
+def test_who_may_not_read_results_asks_for_a_stop_all_the_same(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: str) -> None:
+        raise RefusedError("No.", 403)
+
+    api.seen = [stop("stop__a"), run("scheduled__a", "running") | {"conf": {}}]
+    monkeypatch.setattr(api, "result", refused)
+    assert ask_to_stop(api, "pong")[1] == api.triggered[0][2] != "stop__a"
+
+
+def test_a_stop_that_ended_is_asked_for_anew(api: Any) -> None:
+    api.seen = [stop("stop__a", state="success")]
+    assert ask_to_stop(api, "pong")[1] != "stop__a"
+    api.found = {"is_paused": True}
+    with pytest.raises(RefusedError, match="serve_pong is paused"):
+        ask_to_stop(api, "pong")
 
 
 def test_what_cannot_be_woken_is_said_with_its_number(api: Any) -> None:

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import random
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from airfreight.durations import parse_duration, words
-from airfreight.warmup import LONGEST, UNKNOWN, check_warmup, expected, lead, longest
+from airfreight.ledger import Ledger
+from airfreight.warmup import LONGEST, READY_TIMEOUT, UNKNOWN, check_warmup, expected, lead, longest
+from airfreight.windows import Record, WindowLog, text_of
+from airfreight_airflow import windows_dags
+from airfreight_airflow.windows_runs import Served
+from tests.unit.memory_store import MemoryShelf
+from tests.unit.serving_kube import Model
+from tests.unit.window_bench import MINUTE, Airflow, hours_now, open_window
+
+pytest_plugins = ("tests.unit.window_fixtures",)
 
 
 @pytest.mark.parametrize(
@@ -78,3 +87,31 @@ def test_95_of_100_openings_are_on_time(seed: int, start: object) -> None:
         late += seconds > lead("measured", taken).total_seconds()
         taken.append(seconds)
     assert late <= 5
+
+
+# ---- what counts as a cold start ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("minutes", "counts"), [(1, True), (75, True), (76, False), (14 * 60, False)])
+def test_what_took_longer_than_a_model_may_take_was_an_airflow_that_was_away(minutes: int, counts: bool) -> None:
+    asked = datetime(2026, 11, 22, 7, tzinfo=UTC)
+    answered = text_of(asked + timedelta(minutes=minutes))
+    log = WindowLog(MemoryShelf())
+    log.begin(Record("20261122T080000Z-hours", "pong", "models", "hours", "r", text_of(asked), first_token=answered))
+    assert log.cold_starts() == ([minutes * 60.0] if counts else [])
+
+
+def test_a_model_is_waited_for_as_long_as_its_start_may_count() -> None:
+    assert windows_dags.READY == READY_TIMEOUT
+
+
+def test_the_start_of_a_window_that_another_run_took_over_is_no_cold_start(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow
+) -> None:
+    served = Served("pong", hours_now())
+    assert open_window(airflow, served, "r1", "scheduled")["found"] == "stopped"
+    airflow.alive.discard("r1")  # somebody deleted it, after it had started the model or before
+    second = open_window(airflow, served, "r2", "scheduled")
+    assert second["found"] == "taken over"
+    soon = text_of(datetime.now(UTC) + MINUTE)
+    assert log.update(second["window"], first_token=soon).cold_start_s is None and log.cold_starts() == []

@@ -1,6 +1,5 @@
 """Windows, wakes, stops and deliveries that meet: nothing is stopped that somebody else keeps, and no wake is lost."""
 
-# ruff: noqa: F811  (a test takes fixtures by the names under which they are imported)
 from __future__ import annotations
 
 import json
@@ -18,28 +17,26 @@ from airfreight.windows import Current, WindowLog, moment, text_of
 from airfreight_airflow import windows_keeper
 from airfreight_airflow.operators import VALIDATOR, AirfreightPodOperator
 from airfreight_airflow.windows_events import Kind, WindowEvent
-from airfreight_airflow.windows_keeper import Served, forget_dead_window
+from airfreight_airflow.windows_keeper import forget_dead_window
 from airfreight_airflow.windows_operators import PingOperator
+from airfreight_airflow.windows_runs import Served
 from airfreight_airflow.windows_sensors import WatchSensor
 from airfreight_airflow.windows_timetable import OpeningsTimetable
 from tests.unit.serving_kube import SERVICE, Model
-from tests.unit.window_bench import (  # noqa: F401  (fixtures)
+from tests.unit.window_bench import (
     MINUTE,
     Airflow,
-    airflow,
     deferred,
-    ledger,
-    log,
     make,
-    model,
     open_window,
     opened,
-    pods,
     record,
     saw,
     stop_task,
     watch,
 )
+
+pytest_plugins = ("tests.unit.window_fixtures",)
 
 SERVED = Served("pong", idle_after=30 * MINUTE)
 DELIVERY = "deliver_model/manual__1"
@@ -322,6 +319,33 @@ def test_a_stop_that_was_asked_for_closes_the_window_of_another_run_and_opens_it
     with pytest.raises(AirflowException, match="no right"):
         stop_task(SERVED).execute(airflow.context("stop", "r2"))
     assert closing == [True, True] and log.current().is_open
+
+
+@pytest.mark.parametrize("died", [False, True])
+def test_of_two_stops_one_that_finds_work_does_not_speak_for_the_other(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow, monkeypatch: pytest.MonkeyPatch, died: bool
+) -> None:
+    """The other may be past its last look: who was told now that the window is open would be cut off."""
+    opened(airflow, log)
+    airflow.alive |= {"r4"}
+    airflow.xcoms["open_window", "return_value"] = open_window(airflow, SERVED, "r2", action="stop_now")
+    to_be_stopped(airflow)
+
+    def pod(self: AirfreightPodOperator, context: Any) -> Any:
+        log.close("r1", log.current(), "r3")
+        return {"busy": "pong answers", "stop": ""}
+
+    monkeypatch.setattr(AirfreightPodOperator, "execute", pod)
+    if died:
+        airflow.alive.remove("r3")
+    deferred(lambda: stop_task(SERVED).execute(airflow.context("stop", "r2")))
+    assert log.current().closing is not died
+    if not died:
+        wait = deferred(lambda: open_window(airflow, SERVED, "r4"))
+        assert wait.trigger.moment - datetime.now(tz=UTC) < 6 * timedelta(seconds=1)
+        log.reopen("r1", "r3")
+    with pytest.raises(AirflowSkipException, match="is open already"):
+        open_window(airflow, SERVED, "r4")
 
 
 def test_a_delivery_that_came_since_is_seen_before_the_pod_is_started(

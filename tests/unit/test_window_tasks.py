@@ -1,6 +1,5 @@
 """The tasks of `serve_<name>` in every overlap: what they take, what they leave to others, how they end."""
 
-# ruff: noqa: F811  (a test takes fixtures by the names under which they are imported)
 from __future__ import annotations
 
 import json
@@ -11,33 +10,31 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from airfreight.errors import TemporaryError
+from airfreight.hours import next_window
 from airfreight.ledger import Ledger
 from airfreight.ledger_rules import Found
 from airfreight.windows import Current, Record, WindowLog, moment, text_of
 from airfreight_airflow.windows_events import Kind, WindowEvent
-from airfreight_airflow.windows_keeper import Served
 from airfreight_airflow.windows_operators import skip_unless_opening
+from airfreight_airflow.windows_runs import Served
 from airfreight_airflow.windows_sensors import ServingSensor, StoppedSensor, WatchSensor
 from airfreight_airflow.windows_triggers import ServingTrigger, StoppedTrigger
 from tests.unit.serving_kube import Model
-from tests.unit.window_bench import (  # noqa: F401  (fixtures)
+from tests.unit.window_bench import (
     MINUTE,
     Airflow,
-    airflow,
     deferred,
     hours_now,
-    ledger,
-    log,
     make,
-    model,
     open_window,
     opened,
-    pods,
     record,
     saw,
     stop_task,
     watch,
 )
+
+pytest_plugins = ("tests.unit.window_fixtures",)
 
 # ---- opening -----------------------------------------------------------------------------------------------------
 
@@ -87,11 +84,13 @@ def test_a_missed_opening_is_made_up_for(model: Model, log: WindowLog, ledger: L
 def test_a_run_that_came_early_waits_for_the_lead(
     model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow
 ) -> None:
-    served = Served("pong", hours_now(40, 90), warmup="10m")
+    hours = hours_now(40, 90)
+    found = next_window(hours, datetime.now(tz=UTC))
+    assert found is not None
     with pytest.raises(AirflowSkipException, match="not to be opened now"):
-        open_window(airflow, served, run_type="scheduled")
-    wait = deferred(lambda: open_window(airflow, Served("pong", hours_now(40, 90)), run_type="scheduled"))
-    assert 24 * MINUTE < wait.trigger.moment - datetime.now(tz=UTC) < 26 * MINUTE
+        open_window(airflow, Served("pong", hours, warmup="10m"), run_type="scheduled")
+    wait = deferred(lambda: open_window(airflow, Served("pong", hours), run_type="scheduled"))
+    assert wait.trigger.moment == found.opens - 15 * MINUTE, "15 min is the lead while no cold start is recorded"
     assert log.current() == Current(), "nobody keeps a window that is not open yet"
 
 
@@ -164,7 +163,7 @@ def test_a_delivery_that_died_with_its_lock_keeps_nobody_waiting(
     assert open_window(airflow, Served("pong", hours_now()), run_type="scheduled")["because"] == "hours"
     log.let_go("r1")
     opened(airflow, log, until=text_of(datetime.now(tz=UTC)))
-    assert saw(airflow, Served("pong", hours_now()), Kind.CLOSING)["because"] == "closing"
+    assert saw(airflow, Served("pong", hours_now(closes=0)), Kind.CLOSING)["because"] == "closing"
 
 
 def test_a_delivery_that_leaves_it_running_opens_a_window_and_one_that_leaves_it_stopped_does_not(
@@ -187,6 +186,14 @@ def test_a_model_that_was_not_delivered_is_said(model: Model, log: WindowLog, le
 def test_a_broken_entry_opens_nothing(model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow) -> None:
     with pytest.raises(AirflowFailException, match=r"models\.yaml:4: hours: wrong"):
         open_window(airflow, Served("pong", broken="models.yaml:4: hours: wrong"))
+
+
+@pytest.mark.parametrize("action", ["stop", "stop_now"])
+def test_a_broken_entry_keeps_nobody_from_stopping_its_model(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow, action: str
+) -> None:
+    served = Served("pong", broken="models.yaml:4: hours: wrong")
+    assert open_window(airflow, served, action=action)["action"] == action
 
 
 def test_a_stop_takes_no_window(model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow) -> None:
@@ -255,10 +262,10 @@ def test_a_delivery_keeps_it_open_beyond_its_closing(
     opened(airflow, log, until=text_of(datetime.now(tz=UTC)))
     ledger.take("deliver_model/manual__1")
     ledger.note("deliver_model/manual__1", "a" * 12, Found())
-    again = deferred(lambda: saw(airflow, Served("pong", hours_now()), Kind.CLOSING))
+    again = deferred(lambda: saw(airflow, Served("pong", hours_now(closes=0)), Kind.CLOSING))
     assert again.trigger.closes - datetime.now(tz=UTC).timestamp() < 31
     ledger.let_go("deliver_model/manual__1")
-    assert saw(airflow, Served("pong", hours_now()), Kind.CLOSING)["because"] == "closing"
+    assert saw(airflow, Served("pong", hours_now(closes=0)), Kind.CLOSING)["because"] == "closing"
 
 
 def test_a_roll_back_by_hand_of_an_ended_run_keeps_it_open_beyond_its_closing(
@@ -271,10 +278,10 @@ def test_a_roll_back_by_hand_of_an_ended_run_keeps_it_open_beyond_its_closing(
     ledger.note(run, "a" * 12, Found())
     airflow.ended.add("manual__1")
     ledger.undo(run)
-    again = deferred(lambda: saw(airflow, Served("pong", hours_now()), Kind.CLOSING))
+    again = deferred(lambda: saw(airflow, Served("pong", hours_now(closes=0)), Kind.CLOSING))
     assert again.trigger.closes - datetime.now(tz=UTC).timestamp() < 31
     ledger.let_go(run)
-    assert saw(airflow, Served("pong", hours_now()), Kind.CLOSING)["because"] == "closing"
+    assert saw(airflow, Served("pong", hours_now(closes=0)), Kind.CLOSING)["because"] == "closing"
 
 
 def test_a_store_that_is_away_stops_nothing(
@@ -299,7 +306,8 @@ def test_a_store_that_is_away_stops_nothing(
     back = deferred(lambda: saw(airflow, served, Kind.AGAIN))
     assert (back.trigger.idle_after_s, back.trigger.again_at) == (1800.0, None)
     log.let_go("r1")
-    assert saw(airflow, served, Kind.AGAIN)["sentence"] == "Another run (none) keeps the window now."
+    log.take(Current("w2", "r2"), lambda run: True)
+    assert saw(airflow, served, Kind.AGAIN)["sentence"] == "Another run (r2) keeps the window now."
 
 
 def test_a_window_that_another_run_keeps_is_left_to_it(
@@ -411,15 +419,16 @@ def test_the_record_says_what_the_tasks_know_and_lets_the_window_go(
     model: Model, log: WindowLog, airflow: Airflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened(airflow, log)
+    requested = moment(airflow.xcoms["open_window", "return_value"]["requested"])
     airflow.xcoms |= {
         ("wait_until_ready", "return_value"): {"ready": "2026-11-22T12:01:00.000Z"},
-        ("ping", "return_value"): {"first_token": text_of(datetime.now(tz=UTC))},
+        ("ping", "return_value"): {"first_token": text_of(requested + timedelta(seconds=61.5))},
         ("wait_until_idle_or_closing", "return_value"): {"stop": True, "because": "idle", "sentence": "Idle for 60 s."},
         ("stop", "return_value"): {"stop": "2026-11-22T12:30:00.000Z", "because": "idle"},
         ("confirm_stopped", "return_value"): {"stopped": "2026-11-22T12:30:02.000Z"},
     }
     result = record(airflow, monkeypatch)
-    assert result["closed_because"] == "idle" and 59 < result["cold_start_s"] < 62
+    assert result["closed_because"] == "idle" and result["cold_start_s"] == 61.5
     assert result["expected_s"] == result["cold_start_s"], "the only one; who wakes it next is told"
     (kept,) = log.records()
     assert (kept.ready, kept.stop, kept.stopped) == (

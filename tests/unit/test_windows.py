@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from airfreight.checkpoint import ChangedError
 from airfreight.errors import IntegrityError
 from airfreight.hours import Hours
-from airfreight.window_rules import WAKE_IDLE, Due, GoOn, Stop, Terms, due, end, terms
+from airfreight.window_rules import WAKE_IDLE, Due, GoOn, Stop, Terms, due, end, longer, terms
 from airfreight.window_sums import Month, sum_up
 from airfreight.windows import Closing, Current, Opening, Record, WindowLog, text_of, window_id
 from tests.unit.memory_store import MemoryShelf
@@ -122,6 +122,37 @@ def test_a_window_that_is_being_closed_takes_no_notes_and_a_new_note_keeps_it_op
     assert log.reopen("r9") is None and log.close("r9", log.current()) is None
 
 
+def test_who_closes_a_window_takes_back_its_own_word_alone() -> None:
+    """One stop finds work, the other is past its last look: who wakes the model then waits for that one."""
+    log = WindowLog(MemoryShelf())
+    log.take(Current("w1", "r1"), lambda run: True)
+    log.close("r1", log.current(), "r2")
+    log.close("r1", log.current(), "r3")
+    assert log.current().closers == ("r2", "r3")
+    one = log.reopen("r1", "r2")
+    assert one is not None and one.closing and one.closers == ("r3",)
+    other = log.reopen("r1", "r3")
+    assert other == Current("w1", "r1") and other.is_open
+    log.close("r1", log.current(), "r2")
+    assert log.reopen("r1", "r1", lambda run: run != "r2") == Current("w1", "r1"), "a run that died closes nothing"
+
+
+def test_a_closing_moves_unless_somebody_left_a_note() -> None:
+    log = WindowLog(MemoryShelf())
+    mine = log.take(Current("w1", "r1", opens=at(0), until=at(60)), lambda run: True)
+    longer = log.extend("r1", mine, at(-5), at(90))
+    assert longer == Current("w1", "r1", opens=at(0), until=at(90)) == log.current()
+    assert log.extend("r1", mine, at(0), at(120)) is None and log.extend("r2", longer, at(0), at(120)) is None
+
+
+def test_a_note_of_an_airfreight_that_named_no_closers_is_read() -> None:
+    shelf = MemoryShelf()
+    shelf.write("current.json", b'{"closing": true, "format": 1, "run": "r1", "window": "w1"}', None)
+    log = WindowLog(shelf)
+    assert log.current() == Current("w1", "r1", closing=True)
+    assert log.reopen("r1") == Current("w1", "r1")
+
+
 def test_a_dead_runs_window_is_taken_over() -> None:
     log = WindowLog(MemoryShelf())
     log.take(Current("w1", "r1", touched=at(0)), lambda run: True)
@@ -168,6 +199,7 @@ def test_paid_and_saved_are_all_the_time_there_was(spans: list[tuple[float, floa
 # ---- what ends a window ------------------------------------------------------------------------------------------
 
 HALF_HOUR = timedelta(minutes=30)
+WOKEN = "somebody woke it in its window, so it stays until it is idle"
 KEPT = Current("w", "r")
 
 
@@ -207,16 +239,35 @@ def test_terms(kept: Current, idle_after: timedelta | None, expected: Terms) -> 
         (Closing.IDLE, Current("w", "r", touched=at(-1)), HALF_HOUR,
          GoOn("somebody woke it meanwhile", Terms(None, HALF_HOUR))),
         (Closing.IDLE, Current("w", "r", touched=at(-31)), HALF_HOUR, Stop(Closing.IDLE)),
-        # Woken shortly before its closing: it stays until it is idle.
-        (Closing.CLOSING, Current("w", "r", until=at(0), touched=at(-5)), None,
-         GoOn("somebody woke it meanwhile, so it stays until it is idle", Terms(None, WAKE_IDLE))),
-        (Closing.CLOSING, Current("w", "r", until=at(0), touched=at(-45)), None, Stop(Closing.CLOSING)),
+        # Woken in its window, however long before its closing: it stays until it is idle.
+        (Closing.CLOSING, Current("w", "r", until=at(0), touched=at(-5)), None, GoOn(WOKEN, Terms(None, WAKE_IDLE))),
+        (Closing.CLOSING, Current("w", "r", until=at(0), touched=at(-300)), None, GoOn(WOKEN, Terms(None, WAKE_IDLE))),
+        (Closing.CLOSING, Current("w", "r", until=at(0), touched=at(-300)), HALF_HOUR,
+         GoOn(WOKEN, Terms(None, HALF_HOUR))),
         (Closing.CLOSING, Current("w", "r", until=at(60)), None,
-         GoOn("its hours were made longer", Terms(NOW + 60 * MINUTE, None))),
+         GoOn("its hours want it open", Terms(NOW + 60 * MINUTE, None))),
     ],
 )  # fmt: skip
 def test_each_overlap_has_one_outcome(because: Closing, kept: Current, idle_after: Any, expected: Stop | GoOn) -> None:
     assert end(because, kept, idle_after, NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("until", "now", "closes"),
+    [
+        (23, 17, None),  # as it was noted
+        (18, 18, None),  # closed
+        (17, 17, 18),  # made longer since
+        (-6, 10, 18),  # of the day before: Airflow was away over night, or the DAG was paused
+        (None, 10, 18),  # no hours were noted
+    ],
+)
+def test_the_hours_as_they_are_now_may_want_it_for_longer(until: int | None, now: int, closes: int | None) -> None:
+    day = datetime(2026, 11, 23, tzinfo=UTC)
+    kept = Current("w", "r", until="" if until is None else text_of(day + timedelta(hours=until)))
+    found = longer(kept, OFFICE, day + timedelta(hours=now))
+    assert (found.closes if found else None) == (day.replace(hour=closes) if closes else None)
+    assert longer(kept, [], day + timedelta(hours=now)) is None
 
 
 def test_nothing_is_stopped_under_a_delivery() -> None:

@@ -1,11 +1,11 @@
-"""What tests of the tasks of `serve_<name>` share: an Airflow that is asked, a model on a cluster, records and ledger.
+"""What tests of the tasks of `serve_<name>` call: an Airflow that is asked, and each task as its run executes it.
 
-pytest_plugins = ("tests.unit.window_bench",)    # its fixtures: airflow, ledger, log, model, pods
+Their fixtures are those of tests/unit/window_fixtures.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -15,18 +15,14 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import TaskDeferred
 
 from airfreight.hours import Hours
-from airfreight.ledger import Ledger
-from airfreight.ledger_rules import Target
 from airfreight.windows import Current, Record, WindowLog, text_of
-from airfreight_airflow import windows_keeper, windows_operators
-from airfreight_airflow.operators import AirfreightPodOperator
+from airfreight_airflow import windows_operators
 from airfreight_airflow.windows_events import Kind, WindowEvent
-from airfreight_airflow.windows_keeper import Served
+from airfreight_airflow.windows_opening import OpenWindowSensor
 from airfreight_airflow.windows_operators import StopModelOperator, record_window
-from airfreight_airflow.windows_sensors import OpenWindowSensor, WatchSensor
+from airfreight_airflow.windows_runs import Served
+from airfreight_airflow.windows_sensors import WatchSensor
 from airfreight_airflow.windows_triggers import WatchTrigger
-from tests.unit.memory_store import MemoryShelf
-from tests.unit.serving_kube import Model, serving_kube
 
 MINUTE = timedelta(minutes=1)
 
@@ -46,6 +42,7 @@ class Airflow:
         self.ended: set[str] = set()
         self.xcoms: dict[tuple[str, str], Any] = {}
         self.states: dict[str, str] = {}
+        self.tries = 1
         self.fired: datetime | None = None  # the moment a scheduled run is for; None: now
 
     def context(self, task: str, run_id: str = "r1", run_type: str = "manual", **params: Any) -> Any:
@@ -60,37 +57,11 @@ class Airflow:
             xcom_pull=pull,
             get_dr_count=count,
             get_task_states=lambda dag_id, run_ids: {run_ids[0]: self.states},
+            try_number=self.tries,
         )
         run = SimpleNamespace(run_type=run_type, conf={}, run_after=self.fired or datetime.now(tz=UTC))
         dag = SimpleNamespace(dag_id="serve_pong")
         return {"ti": ti, "run_id": run_id, "params": params, "dag": dag, "dag_run": run}
-
-
-@pytest.fixture
-def airflow() -> Airflow:
-    return Airflow()
-
-
-@pytest.fixture
-def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[Model]:
-    with serving_kube() as one:
-        monkeypatch.setenv("AIRFLOW_CONN_AIRFREIGHT_CLUSTER", one.kube.connection())
-        one.stopped, one.pods = True, 0
-        yield one
-
-
-@pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> WindowLog:
-    shelf = MemoryShelf()
-    monkeypatch.setattr(windows_keeper, "window_log", lambda site, namespace, name: WindowLog(shelf))
-    return WindowLog(shelf)
-
-
-@pytest.fixture
-def ledger(monkeypatch: pytest.MonkeyPatch) -> Ledger:
-    one = Ledger(MemoryShelf(), Target("models", "pong"))
-    monkeypatch.setattr(windows_keeper, "release_ledger", lambda site, namespace, name: one)
-    return one
 
 
 def make(kind: Callable[..., Any], served: Served, **more: Any) -> Any:
@@ -126,21 +97,6 @@ def watch(airflow: Airflow, served: Served) -> WatchTrigger:
 def saw(airflow: Airflow, served: Served, kind: Kind, **more: Any) -> Any:
     event = WindowEvent(kind, 0.0, **more)
     return make(WatchSensor, served).seen(airflow.context("wait_until_idle_or_closing"), vars(event))
-
-
-@pytest.fixture
-def pods(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """Results of the pods to come; what each was asked is put in its place."""
-    results: list[Any] = []
-    asked: list[Any] = []
-
-    def execute(self: AirfreightPodOperator, context: Any) -> Any:
-        asked.append(self.arguments[self.arguments.index("--last-look") + 1])
-        return results.pop(0)
-
-    monkeypatch.setattr(AirfreightPodOperator, "execute", execute)
-    results.append(asked)
-    return results
 
 
 def stop_task(served: Served) -> Any:
