@@ -38,7 +38,7 @@ doctor: setup ## Check the current cluster for what Airfreight needs
 test: setup ## Lint, unit, integration and end-to-end tests, with minutes per part; 41 minutes, and on a fresh machine the build of the cluster goes on meanwhile
 	@$(PYTHON) -m tests.run
 
-test-full: setup ## `test`, and the slow ones: crashes of the cluster, set-up on a bare PATH
+test-full: setup ## `test`, and the slow ones: gates, releases, windows, egress, delivery modes, crashes, set-up on a bare PATH
 	@$(PYTHON) -m tests.run --full
 
 unit: setup ## Unit tests alone, about two minutes

@@ -17,7 +17,7 @@ never changed: another image or another setting gives one with another name, and
 
 | task | what it does | when it fails |
 |---|---|---|
-| `build_image` | buildah builds the image in the builder's namespace and pushes it; the result holds its digest | the ConfigMap is missing or has no key `Containerfile`; the base cannot be pulled; an instruction fails: the log has its output; no login for the registry (`registry_secret`), no disk on the node |
+| `build_image` | buildah builds the image in the builder's namespace and pushes it; the result holds its digest | the shipped Containerfile and no `BASE` in `base_args`; the ConfigMap is missing or has no key `Containerfile`; the base cannot be pulled; an instruction fails: the log has its output; no login for the registry (`registry_secret`), no disk on the node |
 | `pin_runtime` | applies the ServingRuntime `airfreight-<template>-<hash>`, whose image is that digest | no rights in the namespace, a setting the template does not know |
 
 The name of the runtime is the result of `pin_runtime`, as `name`: give it as `runtime` when a model is delivered, or set it in section

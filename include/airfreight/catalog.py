@@ -9,7 +9,7 @@
         delivery: oci+native        # how its pod gets it: s3, oci or oci+native; absent: what the cluster can do best
         allow_patterns: ["*.json", "*.safetensors"]    # only these files; absent: all
         ignore_patterns: [original/]                   # and of those, not these
-        hub_secret: acme-hub        # a Secret (key: token) of the workers, for gated models; absent: the site's
+        hub_secret: acme-hub        # a Secret (key: token) where the workers run, for gated models; absent: the site's
         serving:                    # the fields of the trigger form's "Serving" section
           gpus: 1
           memory: 24Gi
@@ -124,8 +124,8 @@ class CatalogModel(BaseModel):
         # Whatever it is, it is not repeated: perhaps somebody wrote the token itself here.
         if value is not None and not (isinstance(value, str) and is_object_name(value)):
             raise ValueError(
-                "this is no name of a Secret; put the token into a Secret of the workers' namespace, key token, and "
-                "write that Secret's name."
+                "this is no name of a Secret; put the token into a Secret of the workers' namespace, and with "
+                "buildah of the builder's, key token, and write that Secret's name."
             )
         return value
 

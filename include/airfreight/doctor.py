@@ -1,7 +1,7 @@
 """What a cluster needs before it can take a delivery, each thing with its remedy.
 
-A check is ok, missing, or unseen (one may not look, which is no fault). The functions `judge_*` are pure; the ones that
-read begin with an underscore.
+A check is ok, missing, or unseen (one may not look, which is no fault). What only some deliveries need is ok, with a
+remark and its remedy. The functions `judge_*` are pure; the ones that read begin with an underscore.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from airfreight.cluster import (
     Cluster,
     Right,
 )
+from airfreight.doctor_rights import may_not, needed_rights, optional_rights, rights_of_pods
 from airfreight.errors import AirfreightError, RequestError
 from airfreight.observation import annotations_of, metadata, name_of
 from airfreight.preflight import STORE_SECRET
@@ -66,10 +67,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the worker pods run and where models are served."""
+    """Where the worker pods run, where models are served, and where buildah runs, if it does."""
 
     namespace: str = "airfreight"
     target: str = "models"
+    builder: str = "airfreight-build"
 
 
 def examine(cluster: Cluster, place: Place, check_store: Callable[[], str] | None = None) -> list[Check]:
@@ -148,27 +150,6 @@ def judge_secret(secret: Mapping[str, Any] | None, namespace: str, *, target: bo
     return Check(title, State.OK, "its keys are there")
 
 
-def needed_rights(place: Place) -> dict[str, list[Right]]:
-    """Return what each service account must be allowed, by its name."""
-    target, worker = place.target, place.namespace
-    readable = [("inferenceservices", _KSERVE), ("deployments", "apps"), ("pods", ""), ("events", "")]
-    return {
-        "airfreight-deployer": [
-            *(Right(target, verb, "inferenceservices", _KSERVE) for verb in ("get", "create", "patch")),
-            *(Right(target, verb, "servingruntimes", _KSERVE) for verb in ("get", "list", "create", "patch")),
-            *(Right(target, verb, "pods") for verb in ("create", "delete")),
-            *(Right("", "list", resource) for resource in ("nodes", "pods")),
-        ],
-        "airfreight-airflow": [
-            *(Right(worker, verb, "pods") for verb in ("get", "list", "watch", "create", "patch", "delete")),
-            Right(worker, "get", "pods", subresource="log"),
-            Right(worker, "create", "pods", subresource="exec"),
-            *(Right(target, "list", resource, group) for resource, group in readable),
-            Right(target, "get", "pods", subresource="log"),
-        ],
-    }
-
-
 def _crds(cluster: Cluster, place: Place) -> Iterator[Check]:
     del place
     names = [f"{plural}.{_KSERVE}" for plural in NEEDED_CRDS]
@@ -214,8 +195,8 @@ def _storage_class(cluster: Cluster, place: Place) -> Iterator[Check]:
         yield Check("default StorageClass", State.OK, default[0])
     else:
         there = ", ".join(name_of(one) for one in classes) or "none"
-        remedy = f"annotate one with {_DEFAULT_CLASS}=true"
-        yield Check("default StorageClass", State.MISSING, f"not set; there is {there}", remedy)
+        remedy = f"for staging volume and builder buildah annotate one with {_DEFAULT_CLASS}=true, or set storage_class"
+        yield Check("default StorageClass", State.OK, f"not set, there is {there}", remedy)
 
 
 def _namespaces(cluster: Cluster, place: Place) -> Iterator[Check]:
@@ -255,19 +236,32 @@ def _secrets(cluster: Cluster, place: Place) -> Iterator[Check]:
 
 def _rights(cluster: Cluster, place: Place) -> Iterator[Check]:
     for account, rights in needed_rights(place).items():
-        user = f"system:serviceaccount:{place.namespace}:{account}"
         title = f"rights of {account}"
-        missing = [right for right in rights if not cluster.may(right, user)]
+        missing = _denied(cluster, place, account, rights)
         if missing:
-            first = missing[0]
-            where = first.namespace or "the cluster"
-            what = f"{first.verb} {'/'.join(filter(None, (first.resource, first.subresource)))} in {where}"
-            more = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-            directory = {place.namespace: "worker", "": "cluster"}.get(first.namespace, "target")
+            directory = "worker" if missing[0].namespace == place.namespace else "target"
             remedy = f"kubectl apply -k include/kubernetes/{directory}"
-            yield Check(title, State.MISSING, f"it may not {what}{more}", remedy)
+            yield Check(title, State.MISSING, may_not(missing), remedy)
         else:
             yield Check(title, State.OK, f"{len(rights)} checked")
+    for more in optional_rights(place):
+        if missing := _denied(cluster, place, more.account, more.rights):
+            title = f"rights of {more.account}, optional"
+            yield Check(title, State.OK, f"{may_not(missing)}, {more.without}", more.remedy)
+    # Without the namespace nobody builds; with it every right counts.
+    if cluster.get(NAMESPACES, None, place.builder) is not None:
+        account = "airfreight-airflow"
+        title = f"rights of {account} in {place.builder}"
+        missing = _denied(cluster, place, account, rights := rights_of_pods(place.builder))
+        if missing:
+            yield Check(title, State.MISSING, may_not(missing), "kubectl apply -k include/kubernetes/builder")
+        else:
+            yield Check(title, State.OK, f"{len(rights)} checked")
+
+
+def _denied(cluster: Cluster, place: Place, account: str, rights: Sequence[Right]) -> list[Right]:
+    user = f"system:serviceaccount:{place.namespace}:{account}"
+    return [right for right in rights if not cluster.may(right, user)]
 
 
 def _runtimes(cluster: Cluster, place: Place) -> Iterator[Check]:

@@ -66,7 +66,7 @@ def explain(cause: BaseException, where: Circumstances) -> AirfreightError:
             seen = why_it_is_not_scheduled(where.pod)
             return TemporaryError(f"The pod of {where.task_id} did not start ({seen or _line(cause)}).")
         case PodLaunchFailedException():
-            return _of_launch(cause, where.task_id)
+            return _of_launch(cause, where)
     return TemporaryError(f"{where.task_id}: {_line(cause)}")
 
 
@@ -118,11 +118,11 @@ def _of_api(error: ApiException, cluster: str, namespace: str) -> AirfreightErro
     return TemporaryError(f"{cluster} answered {error.status} ({said}).")
 
 
-def _of_launch(error: BaseException, task_id: str) -> AirfreightError:
-    said = _line(error)
+def _of_launch(error: BaseException, where: Circumstances) -> AirfreightError:
+    said, task_id = _line(error), where.task_id
     if "CreateContainerConfigError" in said:
         return RequestError(
-            f"The pod of {task_id} cannot start ({said}): create what it names in the workers' namespace."
+            f"The pod of {task_id} cannot start ({said}): create what it names in namespace {where.namespace}."
         )
     if "Image cannot be pulled" in said:
         return RequestError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from airflow.sdk import Param
 
 from airfreight.prechecks import REASON_LENGTH
+from airfreight.rendering import NAME_LIMIT
 from airfreight.serving import Serving
 from airfreight_airflow.form_fields import choice, from_model, lines, optional_text
 from airfreight_airflow.form_gates import gate_params, target_params
@@ -74,16 +75,19 @@ def runtime_params() -> dict[str, Param]:
         "containerfile": optional_text(
             title="ConfigMap with the Containerfile",
             description="Name of a ConfigMap (key: Containerfile, beside it the files it copies) in the builder's "
-            "namespace. Empty: the context in the builder image.",
+            "namespace. Empty: the context below.",
         ),
         "context": optional_text(
             title="Context in the builder image",
             description="A directory of the site's builder image with a Containerfile, instead of a ConfigMap. "
-            "Empty: the one that Airfreight ships.",
+            "Empty: the shipped one for images of vLLM, which needs BASE below.",
             section="Build",
         ),
         "base_args": lines(
-            "Build arguments", "One NAME=value per line, as BASE=registry.example/vllm@sha256:…", section="Build"
+            "Build arguments",
+            "One NAME=value per line, as BASE=registry.example/vllm@sha256:…; BASE is required with the shipped "
+            "Containerfile.",
+            section="Build",
         ),
         "set": lines(
             "Settings of the server",
@@ -101,7 +105,7 @@ def roll_back_params() -> dict[str, Param]:
             "acme-pong",
             type="string",
             minLength=1,
-            maxLength=63,
+            maxLength=NAME_LIMIT,
             title="Service name",
             description="Name of the InferenceService.",
         ),
@@ -151,7 +155,8 @@ def _essentials(model: str) -> dict[str, Param]:
         ),
         "name": optional_text(
             title="Service name",
-            description="Name of the InferenceService. Empty: derived from the model, e.g. acme-pong.",
+            description=f"Name of the InferenceService: at most {NAME_LIMIT} small letters, digits and -. Empty: "
+            "derived from the model, e.g. acme-pong.",
         ),
         "namespace": optional_text(
             title="Namespace",
@@ -225,8 +230,8 @@ def _source() -> dict[str, Param]:
         "hub_secret": optional_text(
             section="Source",
             title="Secret with the hub token",
-            description="Name of a Secret (key: token) in the workers' namespace, for gated models. Empty: the site's. "
-            "Never a token itself.",
+            description="Name of a Secret (key: token) in the worker namespace, with buildah in the builder's too, for "
+            "gated models. Empty: the site's. Never a token itself.",
         ),
         **_patterns(),
         "allow_unsafe": _allow_unsafe(),

@@ -24,7 +24,7 @@ def target_params() -> dict[str, Param]:
     return {
         "if_busy": choice(
             "While another run is at this model",
-            "wait: for its end. refuse: fail at once, with its name.",
+            "wait: for its end, at most an hour. refuse: fail at once, with its name.",
             IF_BUSY,
             "wait",
             section=_SERVING,

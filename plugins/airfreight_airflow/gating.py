@@ -1,7 +1,8 @@
 """What the DAGs share that make releases live: who their pods are, what a run is called, who is told of its end.
 
 A site names a function in `notifier` of section [airfreight], as `module:function`. It is called at the end of every
-run with one dictionary, in the process that ends the run, and whatever it raises is only logged:
+run of these DAGs with one dictionary, by the dag processor, whose configuration must name it therefore; whatever it
+raises is only logged there:
 
     {"dag_id": "deliver_model", "run_id": "manual__…", "state": "failed", "reason": "…", "conf": {"model": "acme/pong"}}
 """

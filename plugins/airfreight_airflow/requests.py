@@ -22,11 +22,14 @@ from typing import Any
 from airfreight.errors import RequestError
 from airfreight.patterns import Patterns
 from airfreight.prechecks import Rules
+from airfreight.rendering import NAME_LIMIT
 from airfreight.serving import Serving, is_object_name, parse_serving
 from airfreight.source import DEFAULT_REVISION, HubModel, parse_any_destination, parse_any_source, parse_source
 
-SERVICE_NAME_LENGTH = 40
-"""Longest name, in characters: KServe appends `-predictor`, Kubernetes its pod suffixes, and a label ends at 63."""
+SERVICE_NAME_LENGTH = NAME_LIMIT
+"""Longest name, in characters; that of the catalog and of the command, so what one takes the others take."""
+DERIVED_LENGTH = 40
+"""Longest name that is made of a model's: KServe's host name `<name>-predictor-<namespace>` may have 63 characters."""
 
 _DNS_LABEL = re.compile(r"[a-z]([a-z0-9-]*[a-z0-9])?")
 
@@ -65,7 +68,8 @@ def service_name_of(params: Mapping[str, Any]) -> str:
     whole.
 
     Raises:
-        RequestError: the name given is no RFC 1035 label of at most 40 characters, or the model is malformed.
+        RequestError: the name given is no RFC 1035 label of at most `SERVICE_NAME_LENGTH` characters, or the model is
+            malformed.
     """
     name = _text(params, "name")
     if name:
@@ -74,10 +78,10 @@ def service_name_of(params: Mapping[str, Any]) -> str:
     label = re.sub(r"[^a-z0-9]+", "-", repo_id.lower()).strip("-")
     if not label[:1].isalpha():
         label = f"m-{label}".rstrip("-")
-    if len(label) <= SERVICE_NAME_LENGTH:
+    if len(label) <= DERIVED_LENGTH:
         return label
     digest = hashlib.sha256(repo_id.encode()).hexdigest()[:6]
-    return f"{label[: SERVICE_NAME_LENGTH - 7].rstrip('-')}-{digest}"
+    return f"{label[: DERIVED_LENGTH - 7].rstrip('-')}-{digest}"
 
 
 def namespace_of(params: Mapping[str, Any], default: str) -> str:
@@ -101,8 +105,8 @@ def hub_secret_of(params: Mapping[str, Any]) -> str:
     name = _text(params, "hub_secret")
     if name and not is_object_name(name):
         raise RequestError(
-            '"hub_secret" is no name of a Secret: put the token into a Secret of the workers\' namespace, key token, '
-            "and give that Secret's name."
+            '"hub_secret" is no name of a Secret: put the token into a Secret of the worker namespace, with buildah of '
+            "the builder's too, key token, and give that Secret's name."
         )
     return name
 

@@ -11,12 +11,14 @@
     destination = s3                              where a model goes when the request does not say: s3, oci or both
     store_endpoint = http://minio.minio.svc:9000  S3 endpoint as pods see it; empty: AWS
     store_secret = airfreight-store               Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY
-    hub_secret = airfreight-hub                   Secret with key `token`; may be absent
+    hub_secret = airfreight-hub                   Secret with key `token` in `namespace`, and for buildah in
+                                                  `builder_namespace`; may be absent
     hub_endpoint =                                a hub mirror; empty: the public hub
     https_proxy =                                 proxy for the hub, given to publisher pods alone
     no_proxy =
-    ca_bundle_configmap =                         ConfigMap in `namespace`, key ca.crt: every CA that pods need for hub,
-                                                  proxy and store, in PEM, instead of the public ones; empty: those
+    ca_bundle_configmap =                         ConfigMap in `namespace`, and for buildah in `builder_namespace`, key
+                                                  ca.crt: every CA that pods need for hub, proxy and store, in PEM,
+                                                  instead of the public ones; empty: those
     licence_deny =                                licences that are refused: cc-by-nc-*,unknown; empty: none
     runtime = airfreight-vllm-cpu-1a2b3c4d5e6f    ServingRuntime used when the request names none
     registry_secret =                             Secret (dockerconfigjson) of our pods with the registry's login
@@ -28,7 +30,8 @@
     pull_secret =                                 Secret in target namespaces with which nodes pull images of models
     storage_class =                               of the volumes of staging=volume; empty: the cluster's default
     volume_access = ReadWriteOnce                 or ReadWriteMany, where several pods may share a volume
-    notifier =                                    module:function that is told the end of every run; empty: nobody
+    notifier =                                    module:function that the dag processor tells the end of every run of
+                                                  deliver_model and roll_back_model; empty: nobody
     egress = off                                  shown: models come under a NetworkPolicy, and a gate shows that they
                                                   reach nothing but the store; required: that gate also fails where it
                                                   is not proven. For rights see include/kubernetes/egress

@@ -85,14 +85,21 @@ def test_the_same_again_restarts_nothing(published: RunSummary, delivery: Delive
     delivery.kubectl("delete", "inferenceservice", "-n", delivery.namespace, NAME)
 
 
-def test_a_mirror_keeps_the_digest(published: RunSummary, delivery: Delivery) -> None:
+def test_a_mirror_keeps_the_digest_of_any_image(published: RunSummary, delivery: Delivery) -> None:
     destination = f"{delivery.registry}mirrored/"
-    summary = delivery.run("mirror_model", source=image_of(published), destination=destination)
-    assert summary.state == "success", summary.failure
-    copy = summary.results["mirror"]["artifact"]
-    assert copy.startswith(destination)
-    assert copy.partition("@")[2] == image_of(published).partition("@")[2]
-    assert summary.results["verify"]["good"] is True
+    base = f"oci://{images.public_reference(delivery.cluster, 'modelcar-base')}"
+    runs = [
+        (source, delivery.start("mirror_model", source=source, destination=destination))
+        for source in (image_of(published), base)
+    ]
+    for source, run_id in runs:
+        summary = delivery.finish(run_id, "mirror_model")
+        assert summary.state == "success", summary.failure
+        copy = summary.results["mirror"]["artifact"]
+        assert copy.startswith(destination)
+        assert copy.partition("@")[2] == source.partition("@")[2]
+        assert summary.results["verify"]["good"] is True
+    assert summary.results["mirror"]["files"] is None, "a base is no model"
 
 
 def test_a_bucket_and_a_registry_mirror_each_other(published: RunSummary, delivery: Delivery) -> None:

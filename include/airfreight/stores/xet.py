@@ -7,7 +7,8 @@ Then hf_xet streams the file out of the content store, from any byte offset. It 
 and where the store lacks the file or is out of reach its stream ends as if the file did, so bytes are counted here.
 Memory: hf_xet's own buffers, which it would size by the machine's memory (gigabytes), are held down to `BUFFERS`, and
 one file is read at a time: then the whole process stays near 400 MiB, whatever the file's size (1.8, measured; a block
-of the content store has 64 MiB and lies there twice). Two files at once take 510 MiB and are no faster on two cores.
+of the content store has 64 MiB and lies there twice), and below 640 where a busy machine takes the blocks late. Two
+files at once take 510 MiB where one takes 400, and are no faster on two cores.
 """
 
 from __future__ import annotations
