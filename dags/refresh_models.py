@@ -26,11 +26,11 @@ Looks once a day at the branch of each model of the catalog with `refresh: daily
 | task | what it does | when it fails |
 |---|---|---|
 | `look` | one pod asks the hub where each branch is: one call for each, two at most; skipped when there is no such model | the hub cannot be reached at all |
-| `judge` | compares with the release ledger: live already, rejected, tried a moment ago, or to be delivered; its log has a line for each model | connection `airfreight_store` |
+| `judge` | compares with the release ledger and with earlier tries: live already, rejected, tried a moment ago, or to be delivered; its log has a line for each model | connection `airfreight_store` |
 | `deliver` | starts one run of `deliver_model` for each new commit, under the id `refresh__NAME__COMMIT__ENTRY__NUMBER` | `deliver_model` is missing or its conf is refused |
 | `report` | says which models could not be looked at, and which entries of the catalog are wrong | that is what it is for |
 
-**On call.** A failed `report` names models and reasons; the others were refreshed. A commit that a gate rejected is not tried again until its entry in the catalog
+**On call.** A failed `report` names models and reasons; the others were refreshed. A commit that was rejected, by a gate or by another task that failed for good, is not tried again until its entry in the catalog
 changes, or somebody asks: trigger this DAG with the model's name in `models`, or `airfreight deliver`. A delivery that failed for a passing cause is tried again by itself
 after 1, 2, 4, then every 8 days, under the next number. A model that is stopped at night is woken for its gates and left stopped.
 """  # noqa: E501  (a Markdown table row is one line)

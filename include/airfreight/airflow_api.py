@@ -159,13 +159,19 @@ class AirflowApi(AirflowHttp):
 
     def runs(self, dag_id: str, *, limit: int = 20) -> list[dict[str, Any]]:
         """The runs of a DAG, the newest first: `dag_run_id`, `state`, `start_date`, `conf` …"""
-        path = f"/api/v2/dags/{quote(dag_id, safe='')}/dagRuns?order_by=-run_after&limit={limit}"
-        rows: list[dict[str, Any]] = self.get(path)["dag_runs"]
-        return rows
+        return self._runs(dag_id, f"order_by=-run_after&limit={limit}")
+
+    def running(self, dag_id: str) -> list[dict[str, Any]]:
+        """The runs of a DAG that go on now, the oldest first; likewise, however many came and ended since."""
+        return self._runs(dag_id, "state=running&order_by=run_after&limit=20")
 
     def result(self, dag_id: str, run_id: str, task_id: str) -> Any:
         """What a task of a run returned; None when it returned nothing, or not yet."""
         return self._result(dag_id, run_id, task_id)
+
+    def _runs(self, dag_id: str, query: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = self.get(f"/api/v2/dags/{quote(dag_id, safe='')}/dagRuns?{query}")["dag_runs"]
+        return rows
 
     def _run(self, dag_id: str, run_id: str) -> dict[str, Any]:
         return self.get(_run_path(dag_id, run_id))

@@ -104,16 +104,21 @@ class Ledger:
         here = [replace(entry, state=state_of(entry, live)) for entry in found]
         return sorted(here, key=lambda entry: entry.history[-1].at if entry.history else "", reverse=True)
 
-    def rejection(self, source: str) -> Event | None:
-        """Return why a source at its commit was rejected here; None when it was not, or has been live since.
+    def outcomes(self, source: str) -> list[Event]:
+        """Return when a source at its commit was made live here or rejected, by whichever run, the newest first.
 
         Args:
-            source: such as `hf://acme/pong@41ab…`, as it was delivered.
+            source: such as `hf://acme/pong@41ab…`, as it was delivered; all releases made of it count.
         """
-        for entry in self.entries():
-            if entry.source == source:
-                return entry.history[-1] if entry.state is State.REJECTED and entry.history else None
-        return None
+        ends = (State.LIVE, State.REJECTED)
+        found = [
+            event
+            for one in self.entries()
+            if one.source == source
+            for event in one.history[::-1]
+            if event.state in ends
+        ]
+        return sorted(found, key=lambda event: event.at, reverse=True)
 
     def register(self, release: Release, event: Event) -> Entry:
         """Write a release and its state, and read back what is there.

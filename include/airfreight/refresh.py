@@ -2,7 +2,8 @@
 
     the branch is where the live release is      nothing: no byte moves, nothing is written
     it moved                                     deliver_model once, through every gate, at that commit
-    a gate rejected that commit in such a run    not again, until somebody asks for this model, or its entry changes
+    it was rejected in such a run, by a gate     not again, until somebody asks for this model, or its entry changes
+        or by whichever task failed for good
     the last try failed for a passing cause      again, after 1, 2, 4, … days, under the next number
     a run for it is under way                    nothing
     it was live before, and moved back           again, unless a person put there what is live now: that was meant
@@ -17,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -41,10 +42,12 @@ class Try:
     Args:
         state: of the run in Airflow's words; None: there is none.
         ended: when it ended, or None.
+        refused: why it failed for good (exit codes 2, 3 and 4); "" when it did not, or for a passing cause.
     """
 
     state: str | None
     ended: datetime | None = None
+    refused: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,14 +103,17 @@ def judge(model: CatalogModel, seen: Seen, now: datetime, *, asked: bool = False
         return Verdict(model.name, seen.problem or "the hub did not say where its branch is.", failed=True)
     if seen.live == source_of(model, seen.tip):
         return Verdict(model.name, f"{model.revision} is at {seen.tip[:12]}, which is live; nothing to do.")
-    number, last = 0, Try(None)
+    number, last, refused = 0, Try(None), ""
     while number < MOST_TRIES and (one := seen.tries(run_id(model, seen.tip, number + 1))).state is not None:
         number, last = number + 1, one
+        # What was refused stays so when a later try, that somebody asked for, ended for a passing cause.
+        refused = "" if one.state == "success" else one.refused or refused
     where = f"{model.revision} moved to {seen.tip[:12]}"
     if last.state in ("queued", "running"):
         return Verdict(model.name, f"{where}, and {run_id(model, seen.tip, number)} is delivering it.")
     # Airflow forgets runs after a while, the ledger does not: a rejection counts whether or not its run is there.
-    refusal = "" if asked else _refusal(model, seen, number, last, now)
+    rejected = refused or seen.rejected
+    refusal = "" if asked else _refusal(model, replace(seen, rejected=rejected), number, last, now)
     if refusal:
         return Verdict(model.name, f"{where}, and {refusal}")
     if number == MOST_TRIES:

@@ -1,8 +1,10 @@
-"""Opening a window now, over Airflow's REST API: which run does it, and when the model will probably answer.
+"""Opening a window now, over Airflow's REST API: which run does it, and when the model will probably answer; and asking
+for its end.
 
     with AirflowApi.from_environment() as api:
         woken = wake(api, "pong")
         print(woken.sentence)
+        dag_id, run_id = ask_to_stop(api, "pong")
 
 The command `airfreight wake` and the endpoint `POST /airfreight/models/{name}/wake` are both this.
 """
@@ -18,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from airfreight.airflow_http import NotFoundError, RefusedError
 from airfreight.errors import TemporaryError
 from airfreight.rendering import check_name
-from airfreight.windows import text_of
+from airfreight.windows import moment, text_of
 
 if TYPE_CHECKING:
     from airfreight.airflow_api import AirflowApi
@@ -70,12 +72,35 @@ def wake(api: AirflowApi, name: str) -> Woken:
     runs = api.runs(dag_id)
     # A run that keeps a window takes a note of this one, so that the model is not stopped a moment later. All who wake
     # it at the same time give their run the same id, and Airflow takes one.
-    run_id = _asked_just_now(runs) or _trigger_once(api, dag_id, _wake_id(runs), {"action": "open"})
+    run_id = _asked_just_now(runs) or _trigger_once(api, dag_id, _id_of("wake", runs), {"action": "open"})
     try:
-        eta = _eta(api, dag_id, runs)
+        # The run that keeps the window may have begun before all of the newest: a gateway that wakes on demand starts
+        # one each minute.
+        keeping = api.running(dag_id)
+        known = {run["dag_run_id"] for run in keeping}
+        eta = _eta(api, dag_id, [*keeping, *(run for run in runs if run["dag_run_id"] not in known)])
     except (RefusedError, TemporaryError):  # it is woken all the same; a role may trigger, and read no results
         eta = _UNKNOWN
     return Woken(dag_id, run_id, eta)
+
+
+def ask_to_stop(api: AirflowApi, name: str, *, now: bool = False) -> tuple[str, str]:
+    """Start a run that stops a model, unless one that was asked for the same waits for it already.
+
+    A stop since which a window was opened, or the model was woken, is none of those: that overrules it, and not the new
+    one.
+
+    Args:
+        now: at once, and not as soon as nothing runs.
+    Returns:
+        The DAG and the run.
+    Raises:
+        NotFoundError, RefusedError, RequestError, TemporaryError: as `wake`.
+    """
+    dag_id, action = awake_dag(api, name), "stop_now" if now else "stop"
+    runs = api.runs(dag_id)
+    waits = _stopping(api, dag_id, runs, action)
+    return dag_id, waits or _trigger_once(api, dag_id, _id_of(action, runs), {"action": action})
 
 
 def awake_dag(api: AirflowApi, name: str) -> str:
@@ -106,10 +131,43 @@ def _asked_just_now(runs: list[dict[str, Any]]) -> str | None:
     return str(newest["dag_run_id"]) if newest["state"] in UNDER_WAY and age < JUST_NOW else None
 
 
-def _wake_id(runs: list[dict[str, Any]]) -> str:
-    """Return the id for a wake: the same for all who saw the same runs, and new once a run came or ended."""
+def _stopping(api: AirflowApi, dag_id: str, runs: list[dict[str, Any]], action: str) -> str | None:
+    """Return the run that does this already, unless an opening has overruled it; None likewise when there is none."""
+    for number, run in enumerate(runs):
+        asked = _action_of(run)
+        if asked == action and run["state"] in UNDER_WAY:
+            # Who came before it may have waited: the run of the hours for its opening, a wake for the end of a window.
+            older = [one for one in runs[number + 1 :] if _action_of(one) == "open"]
+            since = datetime.fromisoformat(run["run_after"])
+            return None if any(_acted(api, dag_id, one, since) for one in older) else str(run["dag_run_id"])
+        if asked == "open":
+            return None  # whatever became of it: at least it left a note
+    return None
+
+
+def _acted(api: AirflowApi, dag_id: str, run: dict[str, Any], since: datetime) -> bool:
+    """Whether a run opened its window, or left its note for the run that keeps one, after a moment; who may not know
+    that, as a role that may trigger and read no results, takes it for so, and another stop is asked for.
+    """
+    if run["state"] not in UNDER_WAY and datetime.fromisoformat(run.get("end_date") or run["run_after"]) <= since:
+        return False
+    try:
+        opened = api.result(dag_id, str(run["dag_run_id"]), OPEN_TASK)
+    except (RefusedError, TemporaryError):
+        return True
+    if isinstance(opened, dict) and opened.get("requested"):
+        return moment(opened["requested"]) > since
+    return run["state"] not in UNDER_WAY
+
+
+def _action_of(run: dict[str, Any]) -> str:
+    return str((run.get("conf") or {}).get("action") or "open")
+
+
+def _id_of(what: str, runs: list[dict[str, Any]]) -> str:
+    """Return the id of a run: the same for all who saw the same runs, and new once a run came or ended."""
     seen = "|".join(f"{run['dag_run_id']} {run['state'] in UNDER_WAY}" for run in runs[:5])
-    return f"wake__{hashlib.sha256(seen.encode()).hexdigest()[:12]}"
+    return f"{what}__{hashlib.sha256(seen.encode()).hexdigest()[:12]}"
 
 
 def _trigger_once(api: AirflowApi, dag_id: str, run_id: str, conf: dict[str, str]) -> str:

@@ -19,6 +19,8 @@ from airfreight.durations import parse_duration
 MEASURED = "measured"
 LONGEST = timedelta(minutes=60)
 """No measured lead is longer; the GPU runtime's own start limit is an hour too."""
+READY_TIMEOUT = timedelta(minutes=75)
+"""How long a model may take to become ready; what took longer was not the model alone, and counts for no start."""
 UNKNOWN = timedelta(minutes=15)
 """Lead of a model with fewer than `ENOUGH` recorded cold starts."""
 ENOUGH = 3

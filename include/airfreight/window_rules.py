@@ -8,8 +8,10 @@ and the run that keeps the window heeds the notes when it would end:
     hours with idle_after         open until they close or it was idle for so long, whichever is first; the time before
                                   the opening, in which it is warmed up, is no idle time
     woken by hand                 open until it was idle for idle_after, or for half an hour where there is none; inside
-                                  of hours also until these close
+                                  of hours without idle_after not before these close
     woken inside of a window      the idle clock begins again; at the closing it stays open until it is idle
+    hours were made longer        open until they close now; likewise where they have opened again since the closing
+                                  that was noted, while Airflow was away or its DAG paused
     a delivery is at work         nothing is stopped before the delivery has ended
 """
 
@@ -71,6 +73,12 @@ def terms(kept: Current, idle_after: timedelta | None, now: datetime) -> Terms:
     return Terms(closes, idle_after, not_before if not_before and not_before > now else None)
 
 
+def longer(kept: Current, hours: Sequence[Hours], now: datetime) -> Window | None:
+    """Return the window of the hours as they are now, if it is open and closes later than what was noted, or None."""
+    wanted = current(hours, now)
+    return wanted if wanted is not None and (not kept.until or wanted.closes > moment(kept.until)) else None
+
+
 def end(
     because: Closing, kept: Current, idle_after: timedelta | None, now: datetime, delivery: str | None = None
 ) -> Stop | GoOn:
@@ -78,7 +86,7 @@ def end(
 
     Args:
         because: `IDLE`, `CLOSING` or `NEVER_READY`.
-        kept: what is in `current.json` now.
+        kept: what is in `current.json` now, with what is `longer` noted.
         idle_after: of the model.
         delivery: the run that holds the model's release ledger, or None.
     """
@@ -94,14 +102,13 @@ def end(
         return GoOn("its hours want it open", following)
     if because is Closing.IDLE and following.not_before is not None:
         return GoOn("its hours have only just begun", following)
-    patience = idle_after or WAKE_IDLE
-    if kept.touched and now - moment(kept.touched) < patience:
-        if because is Closing.IDLE:
-            return GoOn("somebody woke it meanwhile", following)
-        if following.closes is None:
-            return GoOn("somebody woke it meanwhile, so it stays until it is idle", Terms(None, patience))
+    if because is Closing.IDLE and kept.touched and now - moment(kept.touched) < (idle_after or WAKE_IDLE):
+        return GoOn("somebody woke it meanwhile", following)
+    if because is Closing.CLOSING and kept.touched and following.closes is None:
+        # However long ago: who woke it may work with it still.
+        return GoOn("somebody woke it in its window, so it stays until it is idle", following)
     if because is Closing.CLOSING and following.closes is not None and following.closes > now:
-        return GoOn("its hours were made longer", following)
+        return GoOn("its hours want it open", following)
     return Stop(because)
 
 

@@ -29,12 +29,14 @@ from typing import Any, Self, TypeVar
 from airfreight.checkpoint import ChangedError, Shelf
 from airfreight.errors import IntegrityError, TemporaryError
 from airfreight.manifest import RESERVED_DIRECTORY
-from airfreight.warmup import RECENT
+from airfreight.warmup import READY_TIMEOUT, RECENT
 
 FORMAT = 1
 DIRECTORY = f"{RESERVED_DIRECTORY}/windows/"
 CURRENT = "current.json"
 TRIES = 8  # of a read-decide-write that others disturb
+STOPPED, RUNNING, TAKEN_OVER = "stopped", "running", "taken over"
+"""How a window found its model; `TAKEN_OVER`: the run that opened it died, and when the model came up nobody knows."""
 
 
 class Opening(StrEnum):
@@ -43,6 +45,7 @@ class Opening(StrEnum):
     HOURS = "hours"
     WAKE = "wake"
     DELIVERY = "delivery"
+    FOUND = "found"  # it ran, and nobody kept a window of it (DAG `adopt_models`)
 
 
 class Closing(StrEnum):
@@ -67,7 +70,7 @@ class Record:
     because: str
     run: str
     requested: str
-    found: str = "stopped"
+    found: str = STOPPED
     closes: str = ""
     ready: str = ""
     first_token: str = ""
@@ -83,10 +86,14 @@ class Record:
 
     @property
     def cold_start_s(self) -> float | None:
-        """Seconds from the request to the first token of a model that was stopped; None when this was no cold start."""
-        if self.found != "stopped" or not self.first_token:
+        """Seconds from the request to the first token of a model that was stopped; None when this was no cold start.
+
+        The first token is when the model was asked, so an Airflow that was away in between would count as its start.
+        """
+        if self.found != STOPPED or not self.first_token:
             return None
-        return max(0.0, (moment(self.first_token) - moment(self.requested)).total_seconds())
+        took = max(0.0, (moment(self.first_token) - moment(self.requested)).total_seconds())
+        return took if took <= READY_TIMEOUT.total_seconds() else None
 
     def to_json(self) -> bytes:
         return _json({**asdict(self), "format": FORMAT})
@@ -107,6 +114,7 @@ class Current:
         until: the hours want it open until then; "" when they do not.
         touched: when somebody last asked for it by hand; its idle clock begins again there.
         closing: the run is stopping the model; who wants it waits for the end of that, and then opens a window.
+        closers: the runs that are: each takes back its own word alone, for another may be past its last look.
     """
 
     window: str = ""
@@ -115,6 +123,7 @@ class Current:
     until: str = ""
     touched: str = ""
     closing: bool = False
+    closers: tuple[str, ...] = ()
 
     @property
     def is_open(self) -> bool:
@@ -127,7 +136,8 @@ class Current:
     @classmethod
     def from_json(cls, data: bytes) -> Self:
         """Read what `to_json` wrote; raises ValueError where it is something else."""
-        return cls(**_fields(data, "open window"))
+        fields = _fields(data, "open window")
+        return cls(**{**fields, "closers": tuple(fields.get("closers", ()))})
 
 
 Kept = TypeVar("Kept", Record, Current)
@@ -170,27 +180,44 @@ class WindowLog:
                 return after
         raise TemporaryError("Several runs open windows of this model at once: run this again later.")
 
-    def close(self, run: str, judged: Current) -> Current | None:
+    def close(self, run: str, judged: Current, by: str = "") -> Current | None:
         """Mark the window as one that is being closed, if nothing changed since it was judged.
 
+        Args:
+            by: the run that closes it; "": the one that keeps it.
         Returns:
             What is there now; None when somebody left a note since, or the window is not this run's.
         """
+        closers = tuple(sorted({*judged.closers, by or run}))
+        return self._changed(run, judged, replace(judged, closing=True, closers=closers))
+
+    def extend(self, run: str, judged: Current, opens: str, until: str) -> Current | None:
+        """Note that the hours want the window open until later, if nothing changed since it was judged; as `close`."""
+        return self._changed(run, judged, replace(judged, opens=max(judged.opens, opens), until=until))
+
+    def _changed(self, run: str, judged: Current, after: Current) -> Current | None:
         there = self._shelf.read(CURRENT)
         now = Current() if there is None else self._parsed(Current, there.data, CURRENT)
         if there is None or now.run != run or now != judged:
             return None
-        after = replace(now, closing=True)
         return after if after == now or self._put(CURRENT, after.to_json(), there.tag) else None
 
-    def reopen(self, run: str) -> Current | None:
-        """Take back `close`, because there is work after all; None when the window is not this run's."""
+    def reopen(self, run: str, by: str = "", is_alive: Callable[[str], bool] = bool) -> Current | None:
+        """Take back `close`, because there is work after all; None when the window is not this run's.
+
+        Args:
+            by: the run that closed it; "": the one that keeps it. What others do goes on, so it is still being closed.
+            is_alive: whether another run that closes it goes on; a dead one closes nothing.
+        """
         there = self._shelf.read(CURRENT)
         now = Current() if there is None else self._parsed(Current, there.data, CURRENT)
         if there is None or now.run != run:
             return None
-        after = replace(now, closing=False)
-        return after if after == now or self._put(CURRENT, after.to_json(), there.tag) else self.reopen(run)
+        closers = tuple(one for one in now.closers if one != (by or run) and is_alive(one))
+        after = replace(now, closing=bool(closers), closers=closers)
+        if after == now or self._put(CURRENT, after.to_json(), there.tag):
+            return after
+        return self.reopen(run, by, is_alive)
 
     def forget(self, is_alive: Callable[[str], bool]) -> bool:
         """Let go what a run keeps that does not go on any more, so that nobody takes it for an open window."""
@@ -212,6 +239,11 @@ class WindowLog:
         """Return the record of a window, or None."""
         there = self._shelf.read(f"{window}.json")
         return None if there is None else self._parsed(Record, there.data, f"{window}.json")
+
+    def last(self, but: str) -> Record | None:
+        """Return the record of the newest window but this one, or None."""
+        names = [name for name in self.windows() if name != but]
+        return self.read(names[-1]) if names else None
 
     def begin(self, record: Record) -> Record:
         """Write the record of a window that opens, or return the one that is there."""

@@ -15,11 +15,13 @@ from airflow.sdk import DAG, AssetOrTimeSchedule, Param, TriggerRule, task
 
 from airfreight.catalog import Broken, survey_file
 from airfreight.durations import words
+from airfreight.waking import OPEN_TASK, PING_TASK, WATCH_TASK
+from airfreight.warmup import READY_TIMEOUT
 from airfreight_airflow.macros import RequestMacros
 from airfreight_airflow.operators import DEPLOYER, VALIDATOR, AirfreightPodOperator
 from airfreight_airflow.task_defaults import TASK_DEFAULTS
 from airfreight_airflow.windows_assets import model_asset
-from airfreight_airflow.windows_keeper import OPEN_TASK, PING_TASK, WATCH_TASK, Served
+from airfreight_airflow.windows_opening import OpenWindowSensor
 from airfreight_airflow.windows_operators import (
     DOWN_TASK,
     READY_TASK,
@@ -29,20 +31,17 @@ from airfreight_airflow.windows_operators import (
     record_window,
     skip_unless_opening,
 )
-from airfreight_airflow.windows_sensors import (
-    ACTIONS,
-    OPEN,
-    OpenWindowSensor,
-    ServingSensor,
-    StoppedSensor,
-    WatchSensor,
-)
+from airfreight_airflow.windows_runs import OPEN, STOP, STOP_NOW, Served
+from airfreight_airflow.windows_sensors import ServingSensor, StoppedSensor, WatchSensor
 from airfreight_airflow.windows_timetable import OpeningsTimetable
 
 LONG = timedelta(days=370)
 """A window has no end but its own: a woken model may be asked for a year."""
-READY = timedelta(minutes=75)
 DOWN = timedelta(minutes=15)
+STUBBORN = 6
+"""Retries of the pods that start and stop a model: a quarter of an hour, as long as the API server may be replaced for.
+Without the one a window is lost; without the other the model stays up, and nobody keeps it any more.
+"""
 
 
 def window_dags(catalog: Path, docs: str) -> dict[str, DAG]:
@@ -91,9 +90,13 @@ def _tasks(served: Served) -> None:
     opened = OpenWindowSensor(task_id=OPEN_TASK, served=served)
     left: Any = opened.output
     resume = AirfreightPodOperator(
-        task_id="resume", role=DEPLOYER, arguments=["resume", *model], pre_execute=skip_unless_opening
+        task_id="resume",
+        role=DEPLOYER,
+        arguments=["resume", *model],
+        pre_execute=skip_unless_opening,
+        retries=STUBBORN,
     )
-    ready = ServingSensor(task_id=READY_TASK, served=served, ready_timeout=READY)
+    ready = ServingSensor(task_id=READY_TASK, served=served, ready_timeout=READY_TIMEOUT)
     ping = PingOperator(
         task_id=PING_TASK,
         served=served,
@@ -102,7 +105,7 @@ def _tasks(served: Served) -> None:
     )
     # Whatever became of the start: a window that was opened is ended.
     watch = WatchSensor(task_id=WATCH_TASK, served=served, trigger_rule=TriggerRule.ALL_DONE, execution_timeout=LONG)
-    stop = StopModelOperator(task_id=STOP_TASK, served=served)
+    stop = StopModelOperator(task_id=STOP_TASK, served=served, retries=STUBBORN)
     down = StoppedSensor(task_id=DOWN_TASK, served=served, down_timeout=DOWN)
     record = task(task_id="record", multiple_outputs=False, trigger_rule=TriggerRule.ALL_DONE)(record_window)(served)
     opened >> resume >> ready >> ping >> watch >> stop >> down >> record
@@ -122,7 +125,7 @@ def _params() -> dict[str, Param]:
     return {
         "action": Param(
             OPEN,
-            enum=list(ACTIONS),
+            enum=[OPEN, STOP, STOP_NOW],
             type="string",
             title="Action",
             description="open: start the model now; it is stopped when it is idle, or its hours close. stop: stop it "

@@ -7,11 +7,10 @@ ledger are read, and `airfreight.window_rules` decides.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -19,86 +18,28 @@ from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHo
 from airflow.sdk import BaseHook
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from airfreight.catalog import CatalogModel
-from airfreight.durations import parse_duration, words
+from airfreight.durations import words
 from airfreight.errors import AirfreightError, RequestError, TemporaryError
-from airfreight.hours import Hours
+from airfreight.hours import Window
 from airfreight.observation import Observation
-from airfreight.warmup import longest
-from airfreight.window_rules import GIVE_UP, GoOn, Stop, Terms, end, terms
+from airfreight.waking import OPEN_TASK
+from airfreight.window_rules import GIVE_UP, GoOn, Stop, Terms, end, longer, terms
 from airfreight.windows import Closing, Current, text_of
+from airfreight_airflow.looks import Release, read
 from airfreight_airflow.requests import namespace_of, service_name_of
 from airfreight_airflow.settings import read_settings
-from airfreight_airflow.triggers import Release
 from airfreight_airflow.windows_events import Kind, WindowEvent
-from airfreight_airflow.windows_looks import read
+from airfreight_airflow.windows_runs import NOBODYS, OPEN, Asked, Outcome, Served, is_alive, is_over
 from airfreight_airflow.windows_store import release_ledger, through, window_log
 from airfreight_airflow.windows_triggers import WatchTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-OPEN_TASK, PING_TASK, WATCH_TASK = "open_window", "ping", "wait_until_idle_or_closing"
 STORE_RETRY = timedelta(seconds=60)
 _BECAUSE = {Kind.IDLE: Closing.IDLE, Kind.CLOSING: Closing.CLOSING, Kind.NEVER_READY: Closing.NEVER_READY}
-_ALIVE, _ENDED = ("queued", "running"), ("success", "failed")
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Served:
-    """What a DAG `serve_<name>` knows of its model, from the catalog.
-
-    Args:
-        name: of the InferenceService.
-        broken: what is wrong with its entry; then no window is opened, and one that is open still ends.
-    """
-
-    name: str
-    hours: tuple[Hours, ...] = ()
-    idle_after: timedelta | None = None
-    warmup: str = "measured"
-    broken: str = ""
-
-    @classmethod
-    def of(cls, model: CatalogModel) -> Served:
-        """From its entry."""
-        idle_after = parse_duration(model.idle_after) if model.idle_after else None
-        return cls(model.name, model.hours, idle_after, model.warmup)
-
-    @property
-    def dag_id(self) -> str:
-        """Of its DAG."""
-        return f"serve_{self.name}"
-
-    @property
-    def longest(self) -> timedelta:
-        """How long before an opening its schedule fires."""
-        return longest(self.warmup)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a window ends.
-
-    Args:
-        stop: whether the model is to be stopped now.
-        because: a `Closing`.
-        sentence: for a person.
-        last_look: JSON for `airfreight stop --last-look`.
-        ended: the model is stopped, or gone, already.
-    """
-
-    stop: bool
-    because: str
-    sentence: str = ""
-    last_look: dict[str, Any] = field(default_factory=dict)
-    ended: bool = False
-
-    def result(self) -> dict[str, Any]:
-        """As the task's XCom."""
-        return {**asdict(self), "last_look": json.dumps(self.last_look), "at": text_of(datetime.now(tz=UTC))}
 
 
 class Keeper:
@@ -112,6 +53,8 @@ class Keeper:
         self.served = served
         self.run_id = str(context["run_id"])
         self.is_over: Callable[[str], bool] = lambda run: is_over(context, run)
+        self.is_alive: Callable[[str], bool] = lambda run: is_alive(context, served.dag_id, run)
+        self._left: Callable[[], dict[str, Any]] = lambda: context["ti"].xcom_pull(task_ids=OPEN_TASK) or {}
         self.site = read_settings()
         self.namespace = self.site.target_namespace
         self.log = window_log(self.site, self.namespace, served.name)
@@ -181,22 +124,36 @@ class Keeper:
             case Kind.IDLE | Kind.CLOSING | Kind.NEVER_READY:
                 return self._judge_end(event)
             case Kind.AGAIN:
-                return self._ask_again()
+                return self.go_on()
         raise TemporaryError(event.sentence or "The wait ended without a reason.")
 
-    def judge_asked(self, event: WindowEvent, asked: str) -> Outcome | GoOn:
-        """Say what idleness means for a stop that a person asked for, who does not know what happened since.
+    def judge_asked(self, event: WindowEvent, asked: Asked) -> Outcome | GoOn:
+        """Say what idleness means for a stop that a person asked for.
 
-        Args:
-            asked: when (RFC 3339).
+        Raises:
+            TemporaryError: the store does not answer.
         """
-        if overruled := self._overruled(self.log.current(), asked):
-            return overruled
+        if sentence := asked.overruled(self.log.current(), self.served.name):
+            return Outcome(False, Closing.ASKED, sentence)
         if run := self.trying():
             return GoOn(f"{run} is delivering to it", Terms(None, None))
         return Outcome(True, Closing.ASKED, event.sentence, _ask_of(event))
 
-    def hold(self, window: str, *, own: bool, asked: str) -> str | Outcome | GoOn:
+    def go_on(self) -> Outcome | GoOn:
+        """Say under which terms the window of this run goes on; where another run keeps one by now, it does not."""
+        now = datetime.now(tz=UTC)
+        try:
+            kept = self._kept(now)
+            if kept.run != self.run_id:
+                return _lost_to(kept.run)
+            # It may be noted as being closed: the store went away then, or a task was cleared.
+            kept = self._reopen(self.run_id) or kept
+        except TemporaryError as error:
+            again = Terms(None, None, again=now + STORE_RETRY)
+            return GoOn(f"the store cannot be asked ({error.message})", again)
+        return GoOn("its window is open", terms(kept, self.served.idle_after, now))
+
+    def hold(self, window: str, *, own: bool, asked: Asked) -> str | Outcome | GoOn:
         """Say in the note that the window is being closed, before the pod that stops the model is started.
 
         From then on who wakes the model waits for the end of it, and so does a delivery that wants to try a release.
@@ -205,7 +162,7 @@ class Keeper:
         Args:
             window: of this run, which may have let it go: its `stop` failed, and was cleared by hand hours later.
             own: this run opened a window, and may close no other; who was asked to stop the model closes any.
-            asked: when a person asked for the stop (RFC 3339); "": a wake since then does not count.
+            asked: by a person, who may be overruled.
         Returns:
             The run that keeps the note; or why the model is left up; or what is waited for first.
         Raises:
@@ -213,44 +170,61 @@ class Keeper:
         """
         kept = self.log.current()
         if not kept.run:
-            kept = self.log.take(Current(window or "stop", self.run_id, closing=True), bool)
+            kept = self.log.take(Current(window or NOBODYS, self.run_id, closing=True, closers=(self.run_id,)), bool)
         if own and kept.run != self.run_id:
             return Outcome(False, Closing.FAILED, f"Another run keeps a window of {self.served.name} now.")
-        if own and not kept.closing:
+        if own and self.run_id not in kept.closers:
             # It was, when it was judged. Who woke the model since was told that its window is open.
             return GoOn("its window was opened again", Terms(None, None))
-        if overruled := self._overruled(kept, asked):
-            return overruled
-        if self.log.close(kept.run, kept) is None:
+        if own and kept.until and (wanted := longer(kept, self.served.hours, datetime.now(tz=UTC))):
+            # They have opened again since it was judged: Airflow was away, or its DAG paused.
+            if self._extend(kept, wanted) is None:
+                return self.hold(window, own=own, asked=asked)
+            return GoOn("its hours want it open", Terms(None, None))
+        if sentence := asked.overruled(kept, self.served.name):
+            return Outcome(False, Closing.ASKED, sentence)
+        if self.log.close(kept.run, kept, self.run_id) is None:
             return self.hold(window, own=own, asked=asked)  # somebody left a note since
         try:
             run = self.trying()
         except AirfreightError:
             with suppress(AirfreightError):
-                self.give_back(kept.run, own=own)
+                self.give_back(kept.run)
             raise
         if run:
-            self.give_back(kept.run, own=own)
+            self.give_back(kept.run)
             return GoOn(f"{run} is delivering to it", Terms(None, None))
         return kept.run
 
-    def _overruled(self, kept: Current, asked: str) -> Outcome | None:
-        """Whether a stop that a person asked for came before a wake, which wins."""
-        if asked and kept.touched > asked:
-            return Outcome(False, Closing.ASKED, f"Somebody woke {self.served.name} after this stop was asked for.")
-        return None
-
-    def give_back(self, run: str, *, own: bool) -> Current | None:
-        """Take back what `hold` noted, for the model is not stopped after all; returns the window that is open then.
+    def give_back(self, run: str) -> Current | None:
+        """Take back what `hold` noted, for the model is not stopped after all; returns the window that is kept then.
 
         Args:
             run: that keeps the note.
-            own: as for `hold`; a run that was only asked to stop the model keeps no window of its own.
         """
-        if run == self.run_id and not own:
+        kept = self._reopen(run)
+        if kept is not None and kept.window == NOBODYS and not kept.closing:
             self.log.let_go(run)
             return None
-        return self.log.reopen(run)
+        return kept
+
+    def _reopen(self, run: str) -> Current | None:
+        return self.log.reopen(run, self.run_id, self.is_alive)
+
+    def _extend(self, kept: Current, wanted: Window) -> Current | None:
+        return self.log.extend(self.run_id, kept, text_of(wanted.opens), text_of(wanted.closes))
+
+    def _kept(self, now: datetime) -> Current:
+        """What is noted now. A window of this run that nobody keeps is taken back: it was let go when a task failed
+        that somebody cleared since, and the model may be up again. A closing that is over then says nothing of it.
+        """
+        kept = self.log.current()
+        left = {} if kept.run else self._left()
+        if left.get("action") != OPEN:
+            return kept
+        own = Current(str(left["window"]), self.run_id)
+        opens, until = str(left.get("opens") or ""), str(left.get("until") or "")
+        return self.log.take(replace(own, opens=opens, until=until) if until > text_of(now) else own, bool)
 
     def _ends(self) -> None:
         """Say that this window is over: who wakes the model from now on waits for another one."""
@@ -262,15 +236,21 @@ class Keeper:
     def _judge_end(self, event: WindowEvent) -> Outcome | GoOn:
         now, because = datetime.now(tz=UTC), _BECAUSE[event.kind]
         try:
-            kept = self.log.current()
+            kept = self._kept(now)
             if kept.run != self.run_id:
                 return _lost_to(kept.run)
+            if because is not Closing.NEVER_READY and (wanted := longer(kept, self.served.hours, now)):
+                # The hours as they are now count, not as they were when the window was noted.
+                extended = self._extend(kept, wanted)
+                if extended is None:
+                    return self._judge_end(event)  # somebody left a note since
+                kept = extended
             found = end(because, kept, self.served.idle_after, now, self.trying())
             if isinstance(found, Stop) and self.log.close(self.run_id, kept) is None:
                 return self._judge_end(event)
             if isinstance(found, Stop) and (late := self.trying()):
                 # It came between the two, and may have found the model running: one of us two sees the other.
-                self.log.reopen(self.run_id)
+                self._reopen(self.run_id)
                 found = end(because, kept, self.served.idle_after, now, late)
         except TemporaryError as error:
             # Without the notes of others nothing is stopped; the store comes back. An idle model may be asked something
@@ -286,22 +266,9 @@ class Keeper:
 
     def _goes_on(self) -> None:
         try:
-            self.log.reopen(self.run_id)
+            self._reopen(self.run_id)
         except TemporaryError as error:  # the next judgement does it
             log.info("The store cannot be told that the window goes on (%s).", error.message)
-
-    def _ask_again(self) -> Outcome | GoOn:
-        now = datetime.now(tz=UTC)
-        try:
-            kept = self.log.current()
-        except TemporaryError as error:
-            again = Terms(None, None, again=now + STORE_RETRY)
-            return GoOn(f"the store cannot be asked ({error.message})", again)
-        if kept.run != self.run_id:
-            return _lost_to(kept.run)
-        if kept.closing:  # it was, when the store went away
-            self.log.reopen(self.run_id)
-        return GoOn("the store answers again", terms(kept, self.served.idle_after, now))
 
 
 def forget_dead_window(context: Any) -> None:
@@ -318,30 +285,6 @@ def forget_dead_window(context: Any) -> None:
             log.info("The run that kept a window of %s is gone; no window is open.", name)
     except AirfreightError as error:
         log.info("Whether a window of this model is open is not known (%s).", error.message)
-
-
-def is_alive(context: Context, dag_id: str, run_id: str) -> bool:
-    """Whether a run of a DAG still goes on; one that was deleted does not."""
-    ti: Any = context["ti"]
-    return bool(ti.get_dr_count(dag_id=dag_id, run_ids=[run_id], states=list(_ALIVE)))
-
-
-def is_over(context: Context, holder: str) -> bool:
-    """Whether a run that the release ledger names, as `dag/run`, is one of this Airflow and has ended.
-
-    One that this Airflow does not know may be another's, or a person's, and may go on.
-    """
-    dag_id, _, run_id = holder.partition("/")
-    ti: Any = context["ti"]
-    return bool(run_id and ti.get_dr_count(dag_id=dag_id, run_ids=[run_id], states=list(_ENDED)))
-
-
-def failed_tasks(context: Context) -> list[str]:
-    """The tasks of this run that failed, by name."""
-    ti: Any = context["ti"]
-    run_id = context["run_id"]
-    states = ti.get_task_states(dag_id=context["dag"].dag_id, run_ids=[run_id])
-    return sorted(task for task, state in states.get(run_id, {}).items() if str(state) == "failed")
 
 
 def poll_of(idle_after_s: float | None) -> dict[str, float]:

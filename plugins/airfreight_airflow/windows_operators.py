@@ -12,25 +12,18 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.sdk import get_current_context
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from airfreight.errors import AirfreightError, TemporaryError
+from airfreight.errors import AirfreightError, RequestError, TemporaryError
 from airfreight.observation import is_stopped
+from airfreight.waking import OPEN_TASK, PING_TASK, WATCH_TASK
 from airfreight.warmup import expected
 from airfreight.window_rules import GoOn, Terms, terms
 from airfreight.windows import Closing, Current
 from airfreight_airflow import failures
 from airfreight_airflow.operators import DEPLOYER, AirfreightPodOperator
 from airfreight_airflow.windows_events import Kind, WindowEvent
-from airfreight_airflow.windows_keeper import (
-    OPEN_TASK,
-    PING_TASK,
-    STORE_RETRY,
-    WATCH_TASK,
-    Keeper,
-    Outcome,
-    Served,
-    failed_tasks,
-)
-from airfreight_airflow.windows_sensors import ASKED_IDLE, OPEN, STOP, ending, ending_but_for_the_store
+from airfreight_airflow.windows_keeper import STORE_RETRY, Keeper
+from airfreight_airflow.windows_runs import OPEN, STOP, STOP_NOW, Asked, Outcome, Served, failed_tasks
+from airfreight_airflow.windows_sensors import ASKED_IDLE, ending, ending_but_for_the_store
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -106,7 +99,7 @@ class StopModelOperator(AirfreightPodOperator):
             return self.execute(context)
         with ending(context):
             keeper = Keeper(self.served, context)
-            found = keeper.judge_asked(saw, _asked_at(context)) if saw.kind is Kind.IDLE else keeper.judge(saw)
+            found = keeper.judge_asked(saw, _asked(context)) if saw.kind is Kind.IDLE else keeper.judge(saw)
         return self._found(context, found)
 
     def _found(self, context: Context, found: Outcome | GoOn) -> Any:
@@ -125,7 +118,7 @@ class StopModelOperator(AirfreightPodOperator):
                 hold = Keeper(self.served, context).hold(
                     str((context["ti"].xcom_pull(task_ids=OPEN_TASK) or {}).get("window") or ""),
                     own=_keeps_a_window(context),
-                    asked=_asked_at(context),
+                    asked=_asked(context),
                 )
         except TemporaryError as error:
             again = Terms(None, None, again=datetime.now(tz=UTC) + STORE_RETRY)
@@ -162,7 +155,7 @@ class StopModelOperator(AirfreightPodOperator):
 
     def _reopen(self, context: Context, run: str) -> Current | None:
         with ending(context):
-            return Keeper(self.served, context).give_back(run, own=_keeps_a_window(context))
+            return Keeper(self.served, context).give_back(run)
 
 
 def _keeps_a_window(context: Context) -> bool:
@@ -171,14 +164,20 @@ def _keeps_a_window(context: Context) -> bool:
     return bool(opened.get("action") == OPEN)
 
 
-def _asked_at(context: Context) -> str:
-    """When a person asked for a stop who does not know what happened since; "" when nobody did, or wants it now."""
+def _asked(context: Context) -> Asked:
+    """The stop that a person asked for; one that nothing overrules when nobody did, or wants it now.
+
+    One at once that failed is tried again minutes later, and knows no more than the other what happened since.
+    """
     opened = context["ti"].xcom_pull(task_ids=OPEN_TASK) or {}
-    return str(opened.get("asked") or "") if opened.get("action") == STOP else ""
+    waited = opened.get("action") == STOP or (opened.get("action") == STOP_NOW and context["ti"].try_number > 1)
+    return Asked.of(opened) if waited else Asked()
 
 
 def record_window(served: Served) -> dict[str, Any]:
     """The `record` task: complete the window's record, let the window go, and fail if a task of the run did.
+
+    Also when `open_window` found that somebody else took away the stop of the window before: it is to be known.
 
     Returns:
         `{"window": id, "closed_because": …, "cold_start_s": …, "expected_s": …}`, {} for a run that opened none.
@@ -202,6 +201,8 @@ def record_window(served: Served) -> dict[str, Any]:
         failures.end_task(context, error)
     if failed:
         raise AirflowFailException(_sentence(context, failed))
+    if opened and opened.get("fight"):
+        failures.end_task(context, RequestError(str(opened["fight"])))
     if not opened:
         raise AirflowSkipException("This run opened no window.")
     return result
@@ -216,7 +217,8 @@ def _changes(context: Any, failed: list[str]) -> dict[str, Any]:
     because = str(stop.get("because") or watched.get("because") or Closing.FAILED)
     if failed and not (stop.get("stop") or ended):
         because = Closing.FAILED
-    sentence = _sentence(context, failed) if failed else str(watched.get("sentence", ""))
+    fight = str((context["ti"].xcom_pull(task_ids=OPEN_TASK) or {}).get("fight") or "")
+    sentence = _sentence(context, failed) if failed else fight or str(watched.get("sentence", ""))
     return {
         "ready": str(ready.get("ready", "")),
         "first_token": str(ping.get("first_token", "")),

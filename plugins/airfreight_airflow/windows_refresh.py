@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,21 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airfreight.catalog import CATALOG, CatalogModel, survey_file
 from airfreight.errors import FOR_GOOD, AirfreightError, RequestError
-from airfreight.ledger_rules import Event
+from airfreight.ledger_rules import Event, State
 from airfreight.refresh import Seen, Try, Verdict, is_try_of, judge, source_of, tracked
 from airfreight.serving import nearest
 from airfreight_airflow import failures
-from airfreight_airflow.promoting import GATED
+from airfreight_airflow.reports import decoded
+from airfreight_airflow.route import OPTIONAL, RESOLVE
 from airfreight_airflow.settings import Settings, read_settings
-from airfreight_airflow.windows_keeper import failed_tasks
+from airfreight_airflow.windows_runs import failed_tasks
 from airfreight_airflow.windows_store import release_ledger, through
 
 DELIVER_DAG = "deliver_model"
 LOOK_TASK, JUDGE_TASK = "look", "judge"
+DELIVERING = tuple(task for task in (RESOLVE, *OPTIONAL) if task not in ("remove_volume", "roll_back", "report"))
+"""Tasks of a delivery whose failure is the model's, in the order of the run; the others tidy up after it, and tell."""
+_FOR_GOOD = tuple(kind.exit_code for kind in FOR_GOOD)
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +94,7 @@ def _seen(context: Any, site: Settings, model: CatalogModel, tip: Mapping[str, s
     ledger = release_ledger(site, site.target_namespace, model.name)
     with through(site):
         live = ledger.live()
-        rejection = ledger.rejection(source_of(model, commit))
+        outcomes = ledger.outcomes(source_of(model, commit))
         source = ledger.read(live.release).source if live else None
         # Whoever delivers once more what is live chose it too: that is in the release's history, not in the pointer.
         chosen = ledger.entry(live.release) if live else None
@@ -98,38 +103,48 @@ def _seen(context: Any, site: Settings, model: CatalogModel, tip: Mapping[str, s
         commit,
         live=source,
         live_by=chosen.run if chosen else live.run if live else "",
-        rejected=_rejected(context, model, commit, rejection, tries),
+        rejected=_rejected(model, commit, outcomes, tries),
         tries=tries,
     )
 
 
-def _rejected(
-    context: Any, model: CatalogModel, commit: str, rejection: Event | None, tries: Callable[[str], Try]
-) -> str | None:
-    """Why a gate rejected a commit as its entry is now, or None.
+def _rejected(model: CatalogModel, commit: str, outcomes: Sequence[Event], tries: Callable[[str], Try]) -> str | None:
+    """Why a gate rejected a commit as its entry is now, or None; `outcomes` are those of the commit, the newest first.
 
     Whatever fails after `deploy` is rolled back and recorded as a rejection, a cluster that was away for an hour as
-    well; which it was, the failed task's exit code says. A delivery by hand says nothing of the entry.
+    well; which it was, the failed task's exit code says. A delivery by hand says nothing of the entry, good or bad.
     """
-    if rejection is None:
-        return None
-    run = rejection.run.removeprefix(f"{DELIVER_DAG}/")
-    if not is_try_of(run, model, commit):
-        return None
-    # Of a run that Airflow has forgotten nobody knows any more; then the ledger's word stands.
-    if tries(run).state is not None and _exit_code(context, run) not in [kind.exit_code for kind in FOR_GOOD]:
-        return None
-    return rejection.cause or "a gate"
-
-
-def _exit_code(context: Any, run: str) -> int | None:
-    """The exit code with which a delivery's gates failed; None when it was ended without one, as by a lost machine."""
-    for task_id in GATED:
-        pulled = context["ti"].xcom_pull(task_ids=task_id, dag_id=DELIVER_DAG, run_id=run, key=failures.FAILURE_KEY)
-        if isinstance(pulled, Mapping):
-            code: int | None = pulled.get("exit_code")
-            return code
+    for event in outcomes:
+        run = event.run.removeprefix(f"{DELIVER_DAG}/")
+        if not is_try_of(run, model, commit):
+            continue
+        if event.state is State.LIVE:
+            return None
+        # Of a run that Airflow has forgotten nobody knows any more; then the ledger's word stands.
+        known = tries(run)
+        if known.state is None or known.refused:
+            return event.cause or known.refused or "a gate"
     return None
+
+
+def _refusal(context: Any, run: str) -> str:
+    """Why a delivery failed for good, by the first of its tasks that failed; "" when that was a passing cause.
+
+    A task that was ended without an exit code, as by a lost machine, says nothing of the model.
+    """
+    states = context["ti"].get_task_states(dag_id=DELIVER_DAG, run_ids=[run]).get(run, {})
+    # Of one in several pods Airflow adds the number to its name.
+    failed = {re.sub(r"_\d+$", "", task) for task, state in states.items() if str(state) == "failed"}
+    for task_id in DELIVERING:
+        if task_id not in failed:
+            continue
+        pulled = context["ti"].xcom_pull(task_ids=task_id, dag_id=DELIVER_DAG, run_id=run, key=failures.FAILURE_KEY)
+        for left in pulled if isinstance(pulled, list) else [pulled]:
+            failure = decoded(left)
+            if failure.get("exit_code") in _FOR_GOOD:
+                return f"{task_id}: {failure.get('message') or 'look at its log'}"
+        return ""
+    return ""
 
 
 def _refuse_unknown(asked: list[str], models: list[CatalogModel]) -> None:
@@ -146,7 +161,8 @@ def _try_of(context: Any) -> Callable[[str], Try]:
         if not context["ti"].get_dr_count(dag_id=DELIVER_DAG, run_ids=[run_id]):
             return Try(None)
         run = _run(run_id)
-        return Try(str(getattr(run.state, "value", run.state)), run.end_date)
+        state = str(getattr(run.state, "value", run.state))
+        return Try(state, run.end_date, _refusal(context, run_id) if state == "failed" else "")
 
     return look
 

@@ -8,33 +8,27 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 from airflow.sdk import BaseSensorOperator
 from airflow.sdk.exceptions import AirflowSkipException
 
-from airfreight.errors import AirfreightError, RequestError, TemporaryError
-from airfreight.hours import Window, current
-from airfreight.observation import KubernetesObject, is_stopped
-from airfreight.rendering import service_url
-from airfreight.warmup import expected, lead
-from airfreight.watching import served_name_in
-from airfreight.window_rules import Due, GoOn, Terms, due, terms
-from airfreight.windows import Closing, Current, Opening, Record, text_of, window_id
+from airfreight.errors import AirfreightError, TemporaryError
+from airfreight.waking import OPEN_TASK, PING_TASK
+from airfreight.window_rules import GoOn, Terms
+from airfreight.windows import (
+    Closing,
+    text_of,
+)
 from airfreight_airflow import failures
 from airfreight_airflow.windows_events import Kind, WindowEvent
-from airfreight_airflow.windows_keeper import OPEN_TASK, PING_TASK, Keeper, Outcome, Served, is_alive
+from airfreight_airflow.windows_keeper import Keeper
+from airfreight_airflow.windows_runs import STOP, STOP_NOW, Asked, Outcome, Served
 from airfreight_airflow.windows_triggers import ModelTrigger, ServingTrigger, StoppedTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-OPEN, STOP, STOP_NOW = "open", "stop", "stop_now"
-ACTIONS = (OPEN, STOP, STOP_NOW)
 ASKED_IDLE = timedelta(seconds=30)
 """`airfreight stop` without --now: so long nothing must run."""
-LAG = timedelta(seconds=5)
-"""How soon a window is asked for again while the one before it is being closed."""
-DELIVERY_LAG = timedelta(seconds=15)
 
 
 class WindowSensor(BaseSensorOperator):
@@ -51,137 +45,6 @@ class WindowSensor(BaseSensorOperator):
     def keeper(self, context: Context) -> Keeper:
         """This run, at its model."""
         return Keeper(self.served, context)
-
-
-class OpenWindowSensor(WindowSensor):
-    """Wait until the window is to be opened, take it, and begin its record. Skips the run when there is nothing to do.
-
-    Returns:
-        The window: action, window, name, namespace, url, served_name, because, requested, until, expected_s, eta,
-        found. `eta` is when it will probably answer, from recorded cold starts; "" when none is known.
-    """
-
-    def execute(self, context: Context) -> Any:
-        """Open it, or defer until it is time."""
-        with ending(context):
-            return self._begin(context)
-
-    def go_on(self, context: Context, event: Any = None) -> Any:  # noqa: ARG002  (Airflow's signature)
-        """Back from a wait: everything is looked at again."""
-        return self.execute(context)
-
-    def _begin(self, context: Context) -> dict[str, Any]:
-        if self.served.broken:
-            raise RequestError(self.served.broken)
-        keeper, now = self.keeper(context), datetime.now(tz=UTC)
-        action = str(context["params"].get("action") or OPEN)
-        service = self._service(keeper)
-        if action != OPEN:
-            self._refuse_tried(keeper, action)
-            keeper.log.forget(lambda run: is_alive(context, self.served.dag_id, run))
-            stop = {"action": action, "because": Closing.ASKED, "asked": text_of(now)}
-            return self._left(context, keeper, service, stop)
-        because = _because(context)
-        if because is Opening.DELIVERY and is_stopped(service):
-            raise AirflowSkipException(f"{self.served.name} was left stopped by its delivery; nothing to watch.")
-        cold_starts = keeper.log.cold_starts()
-        hours = self._hours(context, keeper, because, cold_starts, now)
-        by_hours = because is Opening.HOURS
-        asked = Current(
-            window_id(hours.opens if hours and by_hours else now, because),
-            keeper.run_id,
-            opens=text_of(hours.opens) if hours else "",
-            until=text_of(hours.closes) if hours else "",
-            touched="" if by_hours else text_of(now),
-        )
-        kept = keeper.log.take(asked, lambda run: is_alive(context, self.served.dag_id, run))
-        if kept.run != keeper.run_id:
-            if kept.closing:
-                self._wait_until(now + LAG, f"window {kept.window} is being closed; opening after that")
-            raise AirflowSkipException(
-                f"{self.served.name} is open already: run {kept.run} keeps window {kept.window}."
-            )
-        # Asked once the window is ours: the delivery then leaves the model up, which this run would only start again.
-        if delivery := keeper.trying():
-            self._wait_until(now + DELIVERY_LAG, f"{delivery} is delivering to it; opening after that")
-        requested = text_of(now)
-        record = keeper.log.begin(
-            Record(
-                window=kept.window,
-                name=self.served.name,
-                namespace=keeper.namespace,
-                because=because,
-                run=keeper.run_id,
-                requested=requested,
-                found="stopped" if is_stopped(service) else "running",
-                closes=kept.until,
-            )
-        )
-        if record.run != keeper.run_id:  # of a run that died: the window goes on under this one
-            record = keeper.log.update(record.window, run=keeper.run_id)
-        expected_s = expected(cold_starts) if cold_starts and is_stopped(service) else None
-        eta = text_of(now + timedelta(seconds=expected_s)) if expected_s is not None else ""
-        self.log.info("Window %s of %s: %s, found %s.", record.window, record.name, because, record.found)
-        return self._left(
-            context,
-            keeper,
-            service,
-            {"action": OPEN, "because": because, "window": record.window, "requested": record.requested,
-             "until": kept.until, "expected_s": expected_s, "eta": eta, "found": record.found},
-        )  # fmt: skip
-
-    def _service(self, keeper: Keeper) -> KubernetesObject:
-        service = keeper.observe().inference_service
-        if service is None:
-            raise RequestError(
-                f"There is no InferenceService {self.served.name} in namespace {keeper.namespace}: deliver the model "
-                "first (airfreight deliver)."
-            )
-        return service
-
-    def _refuse_tried(self, keeper: Keeper, action: str) -> None:
-        if action == STOP_NOW and (run := keeper.trying()):
-            raise RequestError(
-                f"{run} is trying a release on {self.served.name}, and a stop would cut off its gates: wait for its "
-                "end, or mark its running task as failed, so that it rolls back, and stop the model then."
-            )
-
-    def _hours(
-        self, context: Context, keeper: Keeper, because: Opening, cold_starts: list[float], now: datetime
-    ) -> Window | None:
-        """The window of the hours that this run keeps open, or None where they want nothing; waits until it starts."""
-        if because is not Opening.HOURS:
-            return current(self.served.hours, now) if self.served.hours else None
-        fired = context["dag_run"].run_after
-        wanted = due(self.served.hours, self.served.longest, lead(self.served.warmup, cold_starts), now, fired)
-        if wanted is None:
-            raise AirflowSkipException(f"{self.served.name} is not to be opened now: its window is over.")
-        self._refuse_ended(keeper, wanted)
-        if wanted.starts > now:
-            self._wait_until(wanted.starts, f"opening at {wanted.window.opens:%Y-%m-%d %H:%M:%S} UTC")
-        return wanted.window
-
-    def _refuse_ended(self, keeper: Keeper, wanted: Due) -> None:
-        record = keeper.log.read(window_id(wanted.window.opens, Opening.HOURS))
-        if record is not None and record.is_over:
-            raise AirflowSkipException(
-                f"Window {record.window} of {self.served.name} was open and has ended ({record.closed_because}); "
-                f"airfreight wake {self.served.name} opens another."
-            )
-
-    def _left(
-        self, context: Context, keeper: Keeper, service: KubernetesObject, result: dict[str, Any]
-    ) -> dict[str, Any]:
-        """The result; what other tasks take from it by its name is an XCom of its own."""
-        url = service_url(self.served.name, keeper.namespace)
-        named = {"namespace": keeper.namespace, "url": url, "served_name": served_name_in(service)}
-        for key, value in named.items():
-            context["ti"].xcom_push(key=key, value=value)
-        return {"name": self.served.name, **named, **result}
-
-    def _wait_until(self, time: datetime, why: str) -> None:
-        self.log.info("%s: %s; waiting until %s UTC.", self.served.name, why, f"{time:%Y-%m-%d %H:%M:%S}")
-        self.defer(trigger=DateTimeTrigger(moment=time), method_name="go_on")
 
 
 class ServingSensor(WindowSensor):
@@ -224,16 +87,15 @@ class WatchSensor(WindowSensor):
         """Defer under the terms that hold now."""
         with ending(context):
             opened = _opened(context)
-            keeper, now = self.keeper(context), datetime.now(tz=UTC)
+            keeper = self.keeper(context)
             if opened["action"] == STOP_NOW:
                 return Outcome(True, Closing.ASKED, "Asked for.", {"because": "asked"}).result()
             if opened["action"] == STOP:
                 self._wait_until_idle(keeper)
-            kept = keeper.log.current()
-            if kept.run != keeper.run_id:
-                return Outcome(False, Closing.FAILED, "Another run keeps the window now.").result()
-            keeper.log.reopen(keeper.run_id)
-            self._watch(context, keeper, terms(kept, self.served.idle_after, now))
+            found = keeper.go_on()
+            if isinstance(found, Outcome):
+                return found.result()
+            self._watch(context, keeper, found.terms)
         return None
 
     def seen(self, context: Context, event: dict[str, Any]) -> Any:
@@ -252,7 +114,10 @@ class WatchSensor(WindowSensor):
         with ending(context):
             keeper, saw = self.keeper(context), WindowEvent.from_event(event)
             if saw.kind is Kind.IDLE:
-                found = keeper.judge_asked(saw, str(_opened(context).get("asked", "")))
+                try:
+                    found = keeper.judge_asked(saw, Asked.of(_opened(context)))
+                except TemporaryError as error:  # nothing is stopped before the notes of others could be read
+                    found = GoOn(error.message.rstrip("."), Terms(None, ASKED_IDLE))
                 if isinstance(found, GoOn):
                     self.log.info("%s is not stopped yet: %s.", self.served.name, found.reason)
                     self._wait_until_idle(keeper)
@@ -318,12 +183,6 @@ def _opened(context: Context) -> dict[str, Any]:
         raise AirflowSkipException("This run opened no window.")
     found: dict[str, Any] = opened
     return found
-
-
-def _because(context: Context) -> Opening:
-    run_type = context["dag_run"].run_type
-    kind = str(getattr(run_type, "value", run_type))
-    return {"scheduled": Opening.HOURS, "asset_triggered": Opening.DELIVERY}.get(kind, Opening.WAKE)
 
 
 def _trigger(kind: type[ModelTrigger], keeper: Keeper, deadline: float) -> ModelTrigger:

@@ -25,9 +25,10 @@ from airfreight.watching import (
     pod_names,
     switch_of,
 )
-from airfreight_airflow.triggers import POLL_S, STILL_WAITING_S, Release
+from airfreight_airflow.looks import Release, read
+from airfreight_airflow.triggers import POLL_S, STILL_WAITING_S
 from airfreight_airflow.windows_events import Kind, WindowEvent
-from airfreight_airflow.windows_looks import look_at, read
+from airfreight_airflow.windows_looks import look_at
 
 WATCH_POLL_S = 10.0
 WATCH_SAYS_S, WATCH_LEAST_S = 300.0, 30.0

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from airfreight.durations import parse_duration, words
 from airfreight.ledger import Ledger
-from airfreight.warmup import LONGEST, READY_TIMEOUT, UNKNOWN, check_warmup, expected, lead, longest
+from airfreight.warmup import LONGEST, UNKNOWN, check_warmup, expected, lead, longest
 from airfreight.windows import Record, WindowLog, text_of
-from airfreight_airflow import windows_dags
 from airfreight_airflow.windows_runs import Served
 from tests.unit.memory_store import MemoryShelf
 from tests.unit.serving_kube import Model
@@ -99,10 +98,6 @@ def test_what_took_longer_than_a_model_may_take_was_an_airflow_that_was_away(min
     log = WindowLog(MemoryShelf())
     log.begin(Record("20261122T080000Z-hours", "pong", "models", "hours", "r", text_of(asked), first_token=answered))
     assert log.cold_starts() == ([minutes * 60.0] if counts else [])
-
-
-def test_a_model_is_waited_for_as_long_as_its_start_may_count() -> None:
-    assert windows_dags.READY == READY_TIMEOUT
 
 
 def test_the_start_of_a_window_that_another_run_took_over_is_no_cold_start(
