@@ -62,6 +62,7 @@ with DAG(
     ]
     resolve = ResolveOperator(
         task_id="resolve",
+        execution_timeout=timedelta(hours=24),  # packed layers of others' images are read for the names in them
         role=PUBLISHER,
         arguments=[
             *("resolve", "{{ airfreight.mirror_source(params) }}"),

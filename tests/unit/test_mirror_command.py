@@ -119,13 +119,14 @@ def test_large_layers_are_read_once(
     assert reads(here) == 2 * headers + size_of(layers)
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "and a layer that cannot be read"])
 @pytest.mark.parametrize("command", ["resolve", "copy"])
 def test_files_of_somebody_elses_model_that_run_code_are_refused(
-    here: Registry, there: Registry, line: Line, command: str, capsys: pytest.CaptureFixture[str]
+    here: Registry, there: Registry, line: Line, command: str, packed: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By their names in what a container would see: what a later layer takes out does not count."""
     bad = tar({"models/modeling_x.py": b"pass", "models/model.safetensors": WEIGHTS})
-    Image([bad]).place(here, "acme/pong", tag="v1")
+    Image([bad, ZSTD] if packed else [bad]).place(here, "acme/pong", tag="v1")
     Image([bad, tar({"models/.wh.modeling_x.py": b""})]).place(here, "acme/pong", tag="v2")
     root = f"oci://{there.host}/models/"
     words = [root] if command == "copy" else ["--store", root]

@@ -4,7 +4,7 @@ An image of ours holds an airfreight.json: it is planned, judged and verified by
 {root}{owner}/{name}:{version}. Of an image of somebody else, a model or not, nothing is known but its digests. So it is
 verified by them, and it goes to {root}{last two parts of its repository}:{12 digits of its digest}, for a tag of theirs
 may mean another image tomorrow. Files below its /models that can run code are refused like anybody's, by their names;
-an image that cannot be looked into is carried, and the plan says that it was not.
+layers that cannot be looked into are carried, and the plan says that they were not.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from airfreight.commands.jobs import mirrored
-from airfreight.errors import IntegrityError, RequestError
+from airfreight.errors import RequestError
 from airfreight.manifest import VERSION_DIGITS
 from airfreight.prechecks import human_size, unsafe_paths, unsafe_refusal
 from airfreight.source import Place, Root
@@ -46,7 +46,7 @@ class ImagePlan:
         missing: what the destination has not.
         published: whether nothing is to be done.
         looked: what was seen of its files, for a person.
-        unsafe_files: paths below /models that can run code; None: it could not be looked into.
+        unsafe_files: paths below /models that can run code; None: none was seen, and not all could be looked into.
         allow_unsafe: the reason why they are taken; empty: they are not.
         refusal: why it would not be done; empty: it would.
     """
@@ -263,19 +263,17 @@ def _judged(plan: ImagePlan, errand: Errand) -> ImagePlan:
 
     if plan.published:
         return replace(plan, looked="it is there already")
-    try:
-        paths = errand.patience.call(OciFolder(plan.origin, errand.registries.settings()).paths)
-    except (RequestError, IntegrityError) as error:
-        why = error.message.partition(": ")[0].rstrip(".")
-        return replace(plan, looked=f"its files are not looked at ({why})")
+    typer.echo(f"looking for names of files in {len(plan.contents.blobs)} blobs; packed layers are read to their end")
+    paths, problem = errand.patience.call(OciFolder(plan.origin, errand.registries.settings()).paths)
     unsafe = unsafe_paths(paths)
-    reason = errand.rules.allow_unsafe if unsafe else ""
-    seen = f"of the names of its {len(paths)} files below /models, {len(unsafe)} can run code"
+    seen = f"of the names of its {len(paths)} files below /models, {len(unsafe)} can run code" if paths else ""
+    if problem:
+        seen = f"{seen or 'its files are not looked at'} ({problem.partition(': ')[0].rstrip('.')})"
     return replace(
         plan,
-        looked=seen if paths else "it holds no model",
-        unsafe_files=unsafe,
-        allow_unsafe=reason,
+        looked=seen or "it holds no model",
+        unsafe_files=None if problem and not unsafe else unsafe,
+        allow_unsafe=errand.rules.allow_unsafe if unsafe else "",
         refusal=unsafe_refusal(str(plan.origin), unsafe, errand.rules) or plan.refusal,
     )
 

@@ -111,25 +111,32 @@ class OciFolder:
                     return None if member is None else Manifest.from_json(self._small(member, reader, None))
         return None
 
-    def paths(self) -> list[str]:
-        """Return the paths below /models, sorted, of any image; none where it has no such directory.
+    def paths(self) -> tuple[list[str], str]:
+        """Return the paths below /models, sorted, of any image, and why some of its layers could not be looked into.
 
-        For whoever carries an image as it is: of plain layers only the headers are read, packed ones to their end.
+        For whoever carries an image as it is: of plain layers only the headers are read, packed ones to their end. A
+        layer that tells nothing takes nothing out of those below it either.
 
         Raises:
-            RequestError: there is no such image, or a layer is none that can be looked into.
-            IntegrityError, TemporaryError: as `LayerReader.members`.
+            RequestError: there is no such image.
+            TemporaryError: it cannot be read now.
         """
+        tree: dict[str, _Found] = {}
+        problem = ""
         with self._lock:
-            tree: dict[str, _Found] = {}
-            for layer in self._readers(whole=False):
-                _apply(tree, layer)
+            for described in self._manifest()["layers"]:
+                try:
+                    (layer,) = _layers(self.root, {"layers": [described]})
+                    _apply(tree, LayerReader(self._repository, layer, whole=False))
+                except (RequestError, IntegrityError) as error:
+                    problem = problem or error.message
         top = f"{TOP}/"
-        return sorted(
+        paths = [
             path.removeprefix(top)
             for path, thing in tree.items()
             if path.startswith(top) and thing.member.kind is not Kind.DIRECTORY
-        )
+        ]
+        return sorted(paths), problem
 
     def listing(self) -> Mapping[str, Entry]:
         """See `Folder.listing`. Reads the headers of all layers; of an image that is not ours, all bytes, once.
