@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from airfreight.ledger_rules import Event, State
 from airfreight.refresh import Seen, Try, Verdict, is_try_of, judge, source_of, tracked
 from airfreight.serving import nearest
 from airfreight_airflow import failures
+from airfreight_airflow.promoting import GATED
 from airfreight_airflow.reports import decoded
 from airfreight_airflow.route import OPTIONAL, RESOLVE
 from airfreight_airflow.settings import Settings, read_settings
@@ -95,10 +96,11 @@ def _seen(context: Any, site: Settings, model: CatalogModel, tip: Mapping[str, s
     with through(site):
         live = ledger.live()
         outcomes = ledger.outcomes(source_of(model, commit))
+        rejected = {_run_of(event) for event in outcomes if event.state is State.REJECTED}
         source = ledger.read(live.release).source if live else None
         # Whoever delivers once more what is live chose it too: that is in the release's history, not in the pointer.
         chosen = ledger.entry(live.release) if live else None
-    tries = _try_of(context)
+    tries = _try_of(context, rejected)
     return Seen(
         commit,
         live=source,
@@ -115,7 +117,7 @@ def _rejected(model: CatalogModel, commit: str, outcomes: Sequence[Event], tries
     well; which it was, the failed task's exit code says. A delivery by hand says nothing of the entry, good or bad.
     """
     for event in outcomes:
-        run = event.run.removeprefix(f"{DELIVER_DAG}/")
+        run = _run_of(event)
         if not is_try_of(run, model, commit):
             continue
         if event.state is State.LIVE:
@@ -127,10 +129,18 @@ def _rejected(model: CatalogModel, commit: str, outcomes: Sequence[Event], tries
     return None
 
 
-def _refusal(context: Any, run: str) -> str:
+def _run_of(event: Event) -> str:
+    return event.run.removeprefix(f"{DELIVER_DAG}/")
+
+
+def _refusal(context: Any, run: str, rejected: Collection[str]) -> str:
     """Why a delivery failed for good, by the first of its tasks that failed; "" when that was a passing cause.
 
-    A task that was ended without an exit code, as by a lost machine, says nothing of the model.
+    A task that was ended without an exit code, as by a lost machine, says nothing of the model. Nor does one from
+    `deploy` on whose run the ledger does not know as rejected: it met another run, or what is about the cluster.
+
+    Args:
+        rejected: runs that the ledger knows as such.
     """
     states = context["ti"].get_task_states(dag_id=DELIVER_DAG, run_ids=[run]).get(run, {})
     # Of one in several pods Airflow adds the number to its name.
@@ -138,6 +148,8 @@ def _refusal(context: Any, run: str) -> str:
     for task_id in DELIVERING:
         if task_id not in failed:
             continue
+        if task_id in GATED and run not in rejected:
+            return ""
         pulled = context["ti"].xcom_pull(task_ids=task_id, dag_id=DELIVER_DAG, run_id=run, key=failures.FAILURE_KEY)
         for left in pulled if isinstance(pulled, list) else [pulled]:
             failure = decoded(left)
@@ -154,7 +166,7 @@ def _refuse_unknown(asked: list[str], models: list[CatalogModel]) -> None:
             raise RequestError(f'"{name}" is no model with `refresh: daily` that tracks a branch{nearest(name, names)}')
 
 
-def _try_of(context: Any) -> Callable[[str], Try]:
+def _try_of(context: Any, rejected: Collection[str]) -> Callable[[str], Try]:
     """Return what looks at runs of `deliver_model`."""
 
     def look(run_id: str) -> Try:
@@ -162,7 +174,7 @@ def _try_of(context: Any) -> Callable[[str], Try]:
             return Try(None)
         run = _run(run_id)
         state = str(getattr(run.state, "value", run.state))
-        return Try(state, run.end_date, _refusal(context, run_id) if state == "failed" else "")
+        return Try(state, run.end_date, _refusal(context, run_id, rejected) if state == "failed" else "")
 
     return look
 

@@ -402,6 +402,15 @@ def test_what_failed_for_a_passing_cause_before_it_was_deployed_is_tried_again(
     assert days.refresh() == [run_id(PONG, A, 2)]
 
 
+@pytest.mark.parametrize("task", ["deploy", "wait_until_ready", "promote"])
+def test_what_met_another_run_at_the_model_is_tried_again(days: Days, task: str) -> None:
+    """Ended with 2, and nothing was rejected: its lock went to a person's delivery while Airflow was away."""
+    (first,) = days.refresh()
+    days.ends(first, "failed", exit_code=2, task=task)
+    days.next_day()
+    assert days.refresh() == [run_id(PONG, A, 2)]
+
+
 def by_hand(days: Days, commit: str, release: str, *, live: bool) -> None:
     """A person delivers a commit, in another runtime, and it is rejected too, or becomes live."""
     made = Release(release, "s3://x/", source_of(PONG, commit), "pong", "rt-2", {})
