@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from airfreight.cluster import CONFIG_MAPS, NAMESPACES, NODES, PODS, Cluster
-from airfreight.delivery import Facts
+from airfreight.cluster import CONFIG_MAPS, INFERENCE_SERVICES, NAMESPACES, NODES, PODS, SERVING_RUNTIMES, Cluster
+from airfreight.delivery import Facts, Mode
 from airfreight.disk import EPHEMERAL, Node, may_run
 from airfreight.errors import RequestError
 from airfreight.observation import SERVICE_LABEL, metadata, name_of
@@ -35,19 +35,25 @@ _RUNTIME = re.compile(r"(?P<name>[a-z-]+)://v?(?P<major>\d+)\.(?P<minor>\d+)")
 _NO_IMAGE = "airfreight.invalid/image-volume:none"
 
 
-def delivery_facts(cluster: Cluster, namespace: str, serving: Serving | None = None) -> Facts:
+def delivery_facts(
+    cluster: Cluster, namespace: str, serving: Serving | None = None, runtime: Mapping[str, Any] | None = None
+) -> Facts:
     """Ask what delivery.py decides by, apart from the image.
 
     Args:
         serving: which nodes count: those that may run it. Where none may now, for they are still to be added or ready,
             and where it is None, all that take pods stand for them.
+        runtime: specification of its ServingRuntime, which may keep it on some nodes too.
     Raises:
         RequestError: KServe's ConfigMap holds no JSON.
         TemporaryError: the API server does not answer.
     """
     config = _seen(lambda: cluster.get(CONFIG_MAPS, KSERVE_NAMESPACE, KSERVE_CONFIG))
     nodes = _seen(lambda: cluster.items(NODES)) or []
-    fitting = [node for node in nodes if serving is not None and may_run(serving, _node(node, None))]
+    spec = dict(runtime or {})
+    if serving is not None and serving.tolerations:
+        spec.pop("tolerations", None)  # KServe takes those of the predictor instead
+    fitting = [node for node in nodes if serving is not None and may_run(serving, _node(node, None), spec)]
     counted = fitting or [node for node in nodes if not (node.get("spec") or {}).get("unschedulable")]
     runtimes = {name_of(node): _runtime(node) for node in counted}
     able = {name: mounts_images(runtime) for name, runtime in runtimes.items()}
@@ -59,6 +65,27 @@ def delivery_facts(cluster: Cluster, namespace: str, serving: Serving | None = N
         pod_security=_pod_security(_seen(lambda: cluster.get(NAMESPACES, None, namespace))),
     )
     return replace(facts, image_volumes=_takes_image_volumes(cluster, namespace))
+
+
+def runtime_spec(cluster: Cluster, namespace: str, name: str) -> Mapping[str, Any]:
+    """Return the specification of a ServingRuntime; an empty one where it is not there, or may not be read.
+
+    Raises:
+        TemporaryError: the API server does not answer.
+    """
+    return (_seen(lambda: cluster.get(SERVING_RUNTIMES, namespace, name)) or {}).get("spec") or {}
+
+
+def live_mode(cluster: Cluster, namespace: str, name: str) -> Mode | None:
+    """Return the delivery mode that an InferenceService has; None where there is none, or it may not be read.
+
+    Raises:
+        TemporaryError: the API server does not answer.
+    """
+    live = _seen(lambda: cluster.get(INFERENCE_SERVICES, namespace, name)) or {}
+    model = ((live.get("spec") or {}).get("predictor") or {}).get("model") or {}
+    scheme = str(model.get("storageUri", "")).partition("://")[0]
+    return next((mode for mode in Mode if mode == scheme), None)
 
 
 def node_facts(cluster: Cluster, leaving: tuple[str, str] | None = None) -> list[Node] | None:

@@ -7,6 +7,7 @@
 `auto` takes the first of oci+native, oci, s3 for which there is an artifact and against which no fact speaks: an image
 is pulled once for a node and pinned by its digest, and an image volume asks the least of the pod. The scheduler takes
 any node that may run the pod, so `auto` mounts an image only where each of these can; asked for by name, one is enough.
+A model that is there keeps its mode while nothing forbids it, for a node that comes or goes is no reason for a restart.
 
 Sources: KServe v0.20 `pkg/webhook/admission/pod/mutator.go` (with OCI off nothing at all is injected, not even for
 oci+native://), `pkg/utils/imagevolume.go`; Kubernetes KEP-4639.
@@ -74,6 +75,8 @@ class Facts:
         pod_security: the level the namespace enforces; "" for none.
         has_base: whether the image holds a shell beside the model.
         can_pull: whether nodes could pull the image; False was said to the user already.
+        unproven: why nodes without a login of their own cannot pull it, with the remedy.
+        live: the mode that the model has now.
     """
 
     oci_mode: str | None = None
@@ -84,6 +87,8 @@ class Facts:
     pod_security: str | None = None
     has_base: bool | None = None
     can_pull: bool | None = None
+    unproven: str = ""
+    live: Mode | None = None
 
     @property
     def old_ones(self) -> str:
@@ -156,13 +161,15 @@ def choose(wanted: Mode | None, artifacts: Artifacts, facts: Facts) -> Choice:
         against = objection(wanted, facts)
         if against is not None:
             raise RequestError(f"Delivery {wanted} is not possible here: {against}.")
-        but = f", though not on {facts.old_ones}" if wanted is Mode.NATIVE and facts.old_nodes else ""
-        return _chosen(wanted, artifacts, f"as asked for{but}")
+        return _chosen(wanted, artifacts, f"as asked for{_but(wanted, facts)}")
+    live = facts.live
+    if live is not None and artifacts.of(live) and objection(live, facts) is None:
+        return _chosen(live, artifacts, f"as the model has it now{_but(live, facts)}; `delivery` may name another mode")
     objections: list[str] = []
     for mode in PREFERENCE:
         if not artifacts.of(mode):
             continue
-        against = objection(mode, facts) or (_some_container_runtimes(facts) if mode is Mode.NATIVE else None)
+        against = objection(mode, facts) or _not_unasked(mode, artifacts, facts)
         if against is None:
             return _chosen(mode, artifacts, "; ".join(objections) or _ADVANTAGES[mode])
         objections.append(f"not {mode}: {against}")
@@ -186,6 +193,20 @@ def _image(text: str) -> str:
     if not image.startswith("oci://"):
         raise RequestError(f"{text} cannot be served: an artifact is s3://bucket/.../ or oci://...@sha256:....")
     return image
+
+
+def _but(mode: Mode, facts: Facts) -> str:
+    return f", though not on {facts.old_ones}" if mode is Mode.NATIVE and facts.old_nodes else ""
+
+
+def _not_unasked(mode: Mode, artifacts: Artifacts, facts: Facts) -> str | None:
+    """Return what speaks against a mode that nobody asked for by name."""
+    if mode is not Mode.S3 and artifacts.s3 and facts.unproven:
+        return (
+            "only nodes with a login of their own could pull the image, as was said: where they have one, name a mode "
+            "in `delivery`"
+        )
+    return _some_container_runtimes(facts) if mode is Mode.NATIVE else None
 
 
 def _chosen(mode: Mode, artifacts: Artifacts, reason: str) -> Choice:

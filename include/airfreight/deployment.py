@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from airfreight.cluster import PODS, SERVING_RUNTIMES, Cluster
-from airfreight.cluster_facts import delivery_facts, node_facts
+from airfreight.cluster_facts import delivery_facts, live_mode, node_facts, runtime_spec
 from airfreight.delivery import NOTHING_KNOWN, Artifacts, Choice, Facts, Mode, choose
 from airfreight.disk import Need, Node, able_nodes, check_disk
 from airfreight.egress import Site, policy, with_resolver
@@ -78,6 +78,7 @@ class Plan:
 
     Attributes:
         network_policy: what its pods come under; None: nothing of ours.
+        unproven: why nodes without a login of their own could not pull its image, with the remedy; "" where they can.
     """
 
     request: Request
@@ -85,6 +86,7 @@ class Plan:
     object: dict[str, Any]
     release: str
     network_policy: dict[str, Any] | None = None
+    unproven: str = ""
 
     def result(self) -> dict[str, Any]:
         """Return what every command says of it."""
@@ -152,7 +154,8 @@ def make_plan(request: Request, facts: Facts = NOTHING_KNOWN, site: Site | None 
     rendered = with_resolver(rendered, site.resolver) if site and site.resolver else rendered
     walls = policy(request.name, request.namespace, choice.artifact, site) if site else None
     release = release_id(choice.artifact, request.manifest_sha256, request.runtime, rendered, walls)
-    return Plan(request, choice, with_release(rendered, release), release, walls)
+    unproven = "" if choice.mode is Mode.S3 else facts.unproven
+    return Plan(request, choice, with_release(rendered, release), release, walls, unproven)
 
 
 def ask(cluster: Cluster, request: Request, registries: RegistrySettings, say: _Say) -> tuple[Facts, int]:
@@ -168,21 +171,25 @@ def ask(cluster: Cluster, request: Request, registries: RegistrySettings, say: _
             fact against the image alone.
         TemporaryError: the API server does not answer.
     """
-    facts = delivery_facts(cluster, request.namespace, request.serving)
+    runtime = runtime_spec(cluster, request.namespace, request.runtime)
+    facts = delivery_facts(cluster, request.namespace, request.serving, runtime)
     if not request.artifacts.image or request.mode is Mode.S3:
         return facts, request.size_bytes
     from airfreight.stores.oci.reference import parse_image
 
+    if request.mode is None:
+        facts = replace(facts, live=live_mode(cluster, request.namespace, request.name))
     image = parse_image(f"The artifact {request.artifacts.image}", request.artifacts.image)
     try:
-        seen = look(cluster, request.namespace, image, request.pull_secret, registries)
+        seen = look(cluster, request.namespace, image, request.pull_secret, registries, runtime)
     except RequestError as error:
         if request.mode is not None or not request.artifacts.s3:
             raise
         say(f"Image: {error.message}")
         return replace(facts, can_pull=False), request.size_bytes
     say(seen.note)
-    return replace(facts, has_base=seen.has_base), request.size_bytes or seen.size_bytes or 0
+    facts = replace(facts, has_base=seen.has_base, unproven=seen.unproven)
+    return facts, request.size_bytes or seen.size_bytes or 0
 
 
 def check(cluster: Cluster, plan: Plan) -> None:
@@ -197,12 +204,13 @@ def check(cluster: Cluster, plan: Plan) -> None:
     check_target(cluster, request.namespace, request.runtime, plan.choice.storage_uri)
 
 
-def check_room(cluster: Cluster, plan: Plan, size_bytes: int, say: _Say) -> list[Node] | None:
+def check_room(cluster: Cluster, plan: Plan, size_bytes: int, say: _Say, pod: Mapping[str, Any]) -> list[Node] | None:
     """Check that the nodes' disks have room for a pod of a plan, beside those that run on when it starts.
 
     Args:
         size_bytes: what the nodes' disks must hold; 0 where nobody knows.
         say: as for `ask`.
+        pod: as it was rehearsed; where it may run.
     Returns:
         The nodes that may run it and have room for it; None where they may not be read.
     Raises:
@@ -212,7 +220,8 @@ def check_room(cluster: Cluster, plan: Plan, size_bytes: int, say: _Say) -> list
     request = plan.request
     image = "" if plan.choice.mode is Mode.S3 else plan.choice.artifact.removeprefix("oci://")
     leaving = (request.namespace, request.name) if _ends_first(plan) else None
-    need, nodes = Need(plan.choice.mode, size_bytes, image, request.serving), node_facts(cluster, leaving)
+    need = Need(plan.choice.mode, size_bytes, image, request.serving, spec=pod.get("spec") or {})
+    nodes = node_facts(cluster, leaving)
     say(check_disk(need, nodes))
     return None if nodes is None else able_nodes(need, nodes)
 

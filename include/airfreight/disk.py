@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from airfreight.delivery import Mode
 from airfreight.errors import RequestError
@@ -35,6 +36,7 @@ class Need:
         image: reference by digest, without scheme; "" for S3.
         serving: where its pods may run.
         pods: how many run at once.
+        spec: of the pod or its ServingRuntime, for what `serving` does not say of where they may run.
     """
 
     mode: Mode
@@ -42,6 +44,7 @@ class Need:
     image: str
     serving: Serving
     pods: int = 1
+    spec: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def node_bytes(self) -> int:
@@ -112,7 +115,7 @@ def whole_name(image: str) -> str:
 
 def able_nodes(need: Need, nodes: Sequence[Node]) -> list[Node]:
     """Return the nodes that may run a pod of it and have its image, or the room for it."""
-    fitting = [node for node in nodes if may_run(need.serving, node)]
+    fitting = [node for node in nodes if may_run(need.serving, node, need.spec)]
     return [node for node in fitting if (need.image and node.has(need.image)) or _places(need, node)]
 
 
@@ -128,7 +131,7 @@ def check_disk(need: Need, nodes: Sequence[Node] | None) -> str:
         return "Node disk: not checked, because the size of the model is not known."
     if nodes is None:
         return "Node disk: not checked, because the nodes may not be read; apply include/kubernetes/cluster."
-    fitting = [node for node in nodes if may_run(need.serving, node)]
+    fitting = [node for node in nodes if may_run(need.serving, node, need.spec)]
     if not fitting:
         return "Node disk: not checked, because no node takes this pod now; the scheduler will say why."
     if need.image and (there := [node for node in fitting if node.has(need.image)]):
@@ -140,18 +143,32 @@ def check_disk(need: Need, nodes: Sequence[Node] | None) -> str:
     return _enough(need, best, [node for node in fitting if _places(need, node)])
 
 
-def may_run(serving: Serving, node: Node) -> bool:
-    """Say whether the scheduler would consider a node: ready, labels, taints, GPUs."""
-    wanted = dict(parse_node_selector(line) for line in serving.node_selector)
+def may_run(serving: Serving, node: Node, spec: Mapping[str, Any] | None = None) -> bool:
+    """Say whether the scheduler would consider a node: ready, labels, taints, GPUs.
+
+    Args:
+        spec: of the pod or its ServingRuntime; its nodeSelector and tolerations count beside those of `serving`.
+    """
+    spec = spec or {}
+    wanted = {**(spec.get("nodeSelector") or {}), **dict(map(parse_node_selector, serving.node_selector))}
     tolerated = [parse_toleration(line) for line in serving.tolerations]
 
     def tolerates(taint: tuple[str, str, str]) -> bool:
         key, value, effect = taint
-        return any(one.key == key and one.effect == effect and one.value in (None, value) for one in tolerated)
+        own = any(one.key == key and one.effect == effect and one.value in (None, value) for one in tolerated)
+        return own or any(_tolerates(one, taint) for one in spec.get("tolerations") or [])
 
     hard = [taint for taint in node.taints if taint[2] in _KEEPS_AWAY]
     labelled = all(node.labels.get(key) == value for key, value in wanted.items())
     return node.schedulable and labelled and node.gpus >= serving.gpus and all(map(tolerates, hard))
+
+
+def _tolerates(toleration: Mapping[str, Any], taint: tuple[str, str, str]) -> bool:
+    """As Kubernetes decides it; no key and no effect stand for all (k8s.io/api/core/v1, ToleratesTaint)."""
+    key, value, effect = taint
+    if toleration.get("key") not in (None, "", key) or toleration.get("effect") not in (None, "", effect):
+        return False
+    return toleration.get("operator") == "Exists" or (toleration.get("value") or "") == value
 
 
 def _places(need: Need, node: Node) -> int:

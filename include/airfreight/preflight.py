@@ -121,7 +121,10 @@ def unpinned_runtime(runtime: str, namespace: str, user: str, image: str) -> str
     """
     make = "airfreight runtime pin {} --template {} --namespace {} --apply"
     if user == SERVER:
-        remedy = f"pin it and name the runtime that this makes: {make.format(image, 'vllm-gpu', namespace)}"
+        remedy = (
+            f"pin it and name the runtime that this makes: {make.format(image, 'TEMPLATE', namespace)}, where TEMPLATE "
+            "is vllm-gpu, vllm-cpu or a file of your own"
+        )
     else:
         remedy = (
             "write its digest into a template of your own and name the runtime that this makes: "

@@ -1,11 +1,13 @@
 """May the nodes pull this image? Asked before the deploy, with the login that the kubelet would use.
 
-The kubelet takes the Secrets that the pod's service account lists in `imagePullSecrets`, and of them every entry whose
-key matches the image, then the logins of the node itself (its configuration, a credential provider); it tries one after
-the other, whatever the registry says to the one before, and without any it pulls as nobody. So the same is done here:
-read these Secrets, find the entries, ask the registry for the image. One malformed entry, of whatever registry, and the
-kubelet pulls nothing at all for the pod, so that is refused beforehand. What may not be read is said to be not checked.
-A node's own login nobody sees from here: where no Secret has one, what the registry says to nobody decides nothing.
+The kubelet takes the Secrets of the pod's `imagePullSecrets`, which are those of its ServingRuntime or, only where that
+lists none, of its service account, and of them every entry whose key matches the image, then the logins of the node
+itself (its configuration, a credential provider); it tries one after the other, whatever the registry says to the one
+before, and without any it pulls as nobody. So the same is done here: read these Secrets, find the entries, ask the
+registry for the image. One malformed entry, of whatever registry, and the kubelet pulls nothing at all for the pod, so
+that is refused beforehand. What may not be read is said to be not checked.
+A node's own login nobody sees from here: where no Secret has one, what the registry says to nobody decides nothing, and
+the sentence is kept for whoever touches a model that runs (`pulling`).
 
 Source: Kubernetes v1.34 `pkg/credentialprovider`: `keyring.go` (UnionDockerKeyring) and `secrets/secrets.go`
 (MakeDockerKeyring); `pkg/kubelet/images/image_manager.go` (EnsureImageExists).
@@ -15,15 +17,15 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airfreight.cluster import SECRETS, SERVICE_ACCOUNTS, Cluster
 from airfreight.errors import RequestError, TemporaryError
-from airfreight.pull_secrets import Login, is_for_others, logins_for, secret_fault, spoilt
+from airfreight.pull_secrets import SECRET_TYPE, Login, is_for_others, logins_for, secret_fault, spoilt
 from airfreight.rendering import MODEL_SERVICE_ACCOUNT
 from airfreight.retry import Patience
 
@@ -46,30 +48,49 @@ class Seen:
         has_base: whether it holds a shell beside the model; None for an image that is not ours.
         size_bytes: of its layers as they are sent.
         note: for the log.
+        unproven: why nodes without a login of their own cannot pull it, with the remedy; "" where they can, or nobody
+            could be asked.
     """
 
     has_base: bool | None
     size_bytes: int | None
     note: str
+    unproven: str = ""
 
 
-def look(cluster: Cluster, namespace: str, image: OciImage, wanted: str, settings: RegistrySettings) -> Seen:
+def look(
+    cluster: Cluster,
+    namespace: str,
+    image: OciImage,
+    wanted: str,
+    settings: RegistrySettings,
+    runtime: Mapping[str, Any] | None = None,
+) -> Seen:
     """Look at an image as the nodes would pull it.
 
     Args:
         image: by digest.
         wanted: name of a pull Secret that must be there, or "".
+        runtime: specification of the model's ServingRuntime.
     Raises:
         RequestError: a listed Secret is missing or of a wrong type, a login in it is malformed, the wanted one has none
             for this registry, the registry refuses the login, or has no such image.
     """
-    names = _listed(cluster, namespace, wanted)
+    own = [str(entry.get("name")) for entry in (runtime or {}).get("imagePullSecrets") or []]
+    if own and wanted and wanted not in own:
+        raise RequestError(
+            f"The ServingRuntime lists imagePullSecrets of its own, and Secret {wanted} is not among them, so no node "
+            "would use it; list it there too, or name a ServingRuntime that lists none."
+        )
+    holder = "the ServingRuntime" if own else f"the service account {MODEL_SERVICE_ACCOUNT}"
+    names = own or _listed(cluster, namespace, wanted)
     if names is None:
         return Seen(
             None, None, f"Pull login: not checked, because the service account {MODEL_SERVICE_ACCOUNT} may not be read."
         )
     logins: list[Login] = []
     faults: list[str] = []
+    others: list[str] = []
     unread: list[str] = []
     for name in names:
         try:
@@ -80,13 +101,15 @@ def look(cluster: Cluster, namespace: str, image: OciImage, wanted: str, setting
         fault = secret_fault(secret, name, namespace, image.name)
         if fault and secret is not None and spoilt(secret) is not None:  # no other Secret helps
             raise RequestError(fault)
-        faults += [fault] if fault and (name == wanted or not is_for_others(secret, image.name)) else []
+        if fault:
+            (faults if name == wanted or not is_for_others(secret, image.name) else others).append(fault)
         logins += [] if fault or secret is None else logins_for(secret, name, image.name)
     if faults and wanted and not logins:
         raise RequestError(faults[0])
     if unread and not logins:
         return Seen(None, None, f"Pull login: not checked, because Secret {', '.join(unread)} may not be read.")
-    return _ask(image, logins, faults, settings, namespace)
+    seen = _ask(image, logins, faults, settings, namespace, holder)
+    return replace(seen, unproven=others[0]) if seen.unproven and others else seen
 
 
 def _listed(cluster: Cluster, namespace: str, wanted: str) -> list[str] | None:
@@ -107,7 +130,12 @@ def _listed(cluster: Cluster, namespace: str, wanted: str) -> list[str] | None:
 
 
 def _ask(
-    image: OciImage, logins: Sequence[Login], faults: Sequence[str], settings: RegistrySettings, namespace: str
+    image: OciImage,
+    logins: Sequence[Login],
+    faults: Sequence[str],
+    settings: RegistrySettings,
+    namespace: str,
+    holder: str,
 ) -> Seen:
     """Ask the registry with each login, or as nobody; the first that gets the image decides."""
     from airfreight.stores.oci.oci_errors import DeniedError
@@ -131,7 +159,7 @@ def _ask(
     if faults:
         raise RequestError(
             f"{faults[0].rstrip('.')}; or, where the nodes have a login of their own for it, take that Secret out of "
-            f"imagePullSecrets of the service account {MODEL_SERVICE_ACCOUNT}."
+            f"imagePullSecrets of {holder}."
         )
     if logins:
         raise RequestError(
@@ -142,8 +170,11 @@ def _ask(
     return Seen(
         None,
         None,
-        f"Image: not checked, because {image.registry} gives it to nobody without a login, and no Secret that the "
-        f"service account {MODEL_SERVICE_ACCOUNT} lists has one; nodes that have a login of their own can pull it.",
+        f"Image: not checked, because {image.registry} gives it to nobody without a login, and no Secret that "
+        f"{holder} lists has one; nodes that have a login of their own can pull it.",
+        f"The registry {image.registry} gives {image.name} to nobody without a login, and {holder} of "
+        f"namespace {namespace} lists no Secret with one; make Secret {PULL_SECRET} of type "
+        f"{SECRET_TYPE} there and list it in imagePullSecrets.",
     )
 
 

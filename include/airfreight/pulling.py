@@ -2,6 +2,12 @@
 
 All pods are made at once and watched together; whatever comes, they are removed at the end. Those of a run that was
 killed end by themselves, and the next run of the same model removes them.
+
+Where no listed Secret has a login for the model's image (`pull_auth`, `Seen.unproven`), a login of the nodes' own is
+the only way, and nobody sees one from here: a credential provider and a typo in a Secret look the same. What shows it
+is a pull: one that a node just made, or the image on every node that is made ready. Without either `check_proof` leaves
+a model alone that runs, for with GPUs its pod would end first and the next one would wait for its image for ever. Where
+nothing runs nothing is lost: the log has said it, and the wait for the release sees the pull.
 """
 
 from __future__ import annotations
@@ -11,13 +17,14 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from airfreight.cluster import PODS, Cluster, Right
-from airfreight.disk import Node
+from airfreight.cluster import INFERENCE_SERVICES, PODS, Cluster, Right
+from airfreight.disk import Node, whole_name
 from airfreight.errors import AirfreightError, RequestError, TemporaryError
-from airfreight.observation import Failed, KubernetesObject, Pending, failure_error, metadata, name_of
+from airfreight.observation import Failed, KubernetesObject, Pending, failure_error, is_stopped, metadata, name_of
 from airfreight.prepull import LABEL, NODES, WAIT_S, Image, Pull, Pulled, Untried, images_of, judge, missing, pull_pod
 
 if TYPE_CHECKING:
+    from airfreight.deployment import Plan, Rehearsal
     from airfreight.served_model import Clock
 
 STILL_S = 30.0  # seconds between two lines while nothing changes
@@ -66,6 +73,42 @@ def pull_ahead(
     if done:
         say(f"Images: {len(done)} pulled in {clock.monotonic() - begun:.0f} s; nothing that serves was touched.")
     return done
+
+
+def check_proof(
+    cluster: Cluster,
+    plan: Plan,
+    rehearsal: Rehearsal,
+    nodes: Sequence[Node] | None,
+    pulled: Sequence[Pulled] | None = None,
+) -> None:
+    """Check that a model that runs is not changed for an image of which nobody knows whether nodes get it.
+
+    Args:
+        nodes: that may run it and have the disk; None where they may not be read.
+        pulled: what nodes pulled beforehand; None where they are not asked to.
+    Raises:
+        RequestError: the model runs, this would change it, and no node has shown that it gets the image.
+        TemporaryError: the API server does not answer.
+    """
+    if not plan.unproven or not rehearsal.changed:
+        return
+    request, image = plan.request, plan.choice.artifact.removeprefix("oci://")
+    if any(whole_name(one.image) == whole_name(image) for one in pulled or []):
+        return
+    if nodes and not missing([Image(image, "the model")], nodes):
+        return
+    live = cluster.get(INFERENCE_SERVICES, request.namespace, request.name)
+    if live is None or is_stopped(live):
+        return
+    if pulled is None:
+        way = "deliver it with airfreight register --stage, which has them pull it first"
+    else:
+        way = "mend what kept them from pulling it beforehand, as the log says"
+    raise RequestError(
+        f"{plan.unproven.rstrip('.')}; or, where the nodes have a login of their own, {way}, for {request.name} runs "
+        "and is not touched before a node has shown that it gets the image."
+    )
 
 
 def _begin(

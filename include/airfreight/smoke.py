@@ -10,8 +10,9 @@ it exactly as it would (it looks at the label and the annotation alone). What ca
     WRONG  mount                     nothing at /mnt
 
 Sources: KServe v0.20 `pkg/controller/v1beta1/inferenceservice/components/predictor.go` (buildPodSpec),
-`.../utils/utils.go` (MergeRuntimeContainers), `pkg/webhook/admission/pod/storage_initializer_injector.go`,
-`pkg/utils/storage.go`; shared-process-namespace access: proc(5).
+`.../utils/utils.go` (MergeRuntimeContainers, MergePodSpec),
+`pkg/webhook/admission/pod/storage_initializer_injector.go`, `pkg/utils/storage.go`; shared-process-namespace access:
+proc(5).
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ MODELCAR, MODELCAR_INIT = "modelcar", "modelcar-init"
 MODELS = "/mnt/models"
 _NAME_ENV = "INFERENCE_SERVICE_NAME"
 SOURCE_URI = "internal.serving.kserve.io/storage-initializer-sourceuri"
+# What the controller takes of a runtime beside containers and volumes; what the predictor has goes before it.
+_OF_THE_RUNTIME = ("imagePullSecrets", "nodeSelector", "affinity", "tolerations", "schedulerName")
 # What of a predictor is not part of its pod: KServe v0.20, ComponentExtensionSpec, and the implementations.
 _NOT_OF_THE_POD = frozenset(
     {"model", "minReplicas", "maxReplicas", "deploymentStrategy", "annotations", "labels", "name", "timeout", "logger",
@@ -76,7 +79,11 @@ def pod_of(service: Mapping[str, Any], runtime: Mapping[str, Any]) -> dict[str, 
     predictor = service["spec"]["predictor"]
     name = name_of(service)
     annotations = {**annotations_of(service), **(predictor.get("annotations") or {})}
-    spec = {key: copy.deepcopy(value) for key, value in predictor.items() if key not in _NOT_OF_THE_POD}
+    under = {key: runtime["spec"][key] for key in _OF_THE_RUNTIME if runtime["spec"].get(key)}
+    over = {key: value for key, value in predictor.items() if key not in _NOT_OF_THE_POD}
+    spec = copy.deepcopy({**under, **over})
+    if "nodeSelector" in under:
+        spec["nodeSelector"] = {**under["nodeSelector"], **(over.get("nodeSelector") or {})}
     containers = runtime["spec"]["containers"]
     server = next(one for one in containers if one["name"] == SERVER)
     merged = _filled(_merged(server, predictor["model"]), service)

@@ -11,11 +11,14 @@ from airfreight.cluster import Resource
 from airfreight.cluster_facts import (
     delivery_facts,
     image_volume_pod,
+    live_mode,
     mounts_images,
     node_facts,
     read_oci_mode,
+    runtime_spec,
     version_of,
 )
+from airfreight.delivery import Mode
 from airfreight.errors import RequestError
 from airfreight.serving import Serving
 
@@ -77,7 +80,7 @@ class FakeCluster:
         return self.things[resource.plural]
 
     def get(self, resource: Resource, namespace: str | None, name: str) -> Any:
-        assert name in {"inferenceservice-config", "models"}
+        assert name in {"inferenceservice-config", "models", "pong"}
         return self._see(resource)
 
     def items(self, resource: Resource, namespace: str | None = None, selector: str = "", *, fields: str = "") -> Any:
@@ -93,8 +96,8 @@ class FakeCluster:
         return {**wanted, "spec": {"volumes": []}} if self.drops_images else wanted
 
 
-def facts(cluster: FakeCluster, serving: Serving | None = None) -> Any:
-    return delivery_facts(cluster, "models", serving)  # type: ignore[arg-type]
+def facts(cluster: FakeCluster, serving: Serving | None = None, runtime: Thing | None = None) -> Any:
+    return delivery_facts(cluster, "models", serving, runtime)  # type: ignore[arg-type]
 
 
 def test_everything_is_seen() -> None:
@@ -130,6 +133,34 @@ def test_only_the_nodes_that_may_run_the_model_say_what_can_be_mounted(
     )  # fmt: skip
     found = facts(cluster, Serving(**wanted))
     assert (list(found.old_nodes), found.new_nodes) == ([f"{name} with {OLD}" for name in old], new)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "runtime", "old"),
+    [
+        ([], {"tolerations": [{"key": "gpu", "operator": "Exists"}]}, []),
+        ([], {"tolerations": [{"key": "gpu", "operator": "Exists"}], "nodeSelector": {"zone": "old"}}, ["gpu-2"]),
+        ([], {}, ["cpu", "gpu-2"]),
+        (["other:NoSchedule"], {"tolerations": [{"key": "gpu", "operator": "Exists"}]}, ["cpu", "gpu-2"]),
+    ],
+)
+def test_a_runtime_says_too_which_nodes_count(wanted: list[str], runtime: Thing, old: list[str]) -> None:
+    """And what the model tolerates stands for what its runtime does."""
+    cluster = FakeCluster(
+        nodes=[node("cpu", OLD, gpus=0), node("gpu-1", taints=TAINT), node("gpu-2", OLD, zone="old", taints=TAINT)]
+    )
+    if old == []:
+        cluster.things["nodes"].pop()
+    found = facts(cluster, Serving(gpus=1, tolerations=wanted), runtime)
+    assert list(found.old_nodes) == [f"{name} with {OLD}" for name in old]
+
+
+def test_the_specification_of_a_runtime() -> None:
+    cluster = FakeCluster(servingruntimes={"spec": {"nodeSelector": {"a": "b"}}})
+    assert runtime_spec(cluster, "models", "pong") == {"nodeSelector": {"a": "b"}}  # type: ignore[arg-type]
+    cluster.hidden = {"servingruntimes"}
+    assert runtime_spec(cluster, "models", "pong") == {}  # type: ignore[arg-type]
+    assert runtime_spec(FakeCluster(servingruntimes=None), "models", "pong") == {}  # type: ignore[arg-type]
 
 
 def test_where_no_node_may_run_it_now_all_that_take_pods_stand_for_them() -> None:
@@ -211,6 +242,26 @@ def test_pods_that_may_not_be_listed() -> None:
     cluster.hidden = {"pods"}
     (found,) = node_facts(cluster) or []  # type: ignore[arg-type]
     assert found.requested is None and found.room == 100 * GI
+
+
+@pytest.mark.parametrize(
+    ("uri", "mode"),
+    [
+        ("s3://llm-models/acme/pong/3b/", Mode.S3),
+        ("oci://r/pong@sha256:1", Mode.OCI),
+        ("oci+native://r/pong@sha256:1", Mode.NATIVE),
+        ("pvc://claim/pong", None),
+        ("", None),
+    ],
+)
+def test_the_mode_that_a_model_has_now(uri: str, mode: Mode | None) -> None:
+    service = {"spec": {"predictor": {"model": {"storageUri": uri}}}}
+    cluster = FakeCluster(inferenceservices=service)
+    assert live_mode(cluster, "models", "pong") is mode  # type: ignore[arg-type]
+    cluster.hidden = {"inferenceservices"}
+    assert live_mode(cluster, "models", "pong") is None  # type: ignore[arg-type]
+    for nothing in (None, {"spec": {"predictor": {"containers": []}}}):
+        assert live_mode(FakeCluster(inferenceservices=nothing), "models", "pong") is None  # type: ignore[arg-type]
 
 
 def test_versions() -> None:

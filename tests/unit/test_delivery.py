@@ -105,6 +105,56 @@ def test_an_image_volume_that_some_nodes_can_mount_is_taken_by_name_alone() -> N
         choose(None, Artifacts(image=IMAGE), facts(old_nodes=OLD, new_nodes=1, has_base=False))
 
 
+UNPROVEN = "The registry gives it to nobody without a login; make a Secret."
+
+
+def test_an_image_that_only_a_login_of_the_nodes_could_get_leaves_the_files_unless_it_is_asked_for() -> None:
+    choice = choose(None, BOTH, facts(unproven=UNPROVEN))
+    assert choice.mode is Mode.S3
+    assert choice.reason.startswith(
+        "not oci+native: only nodes with a login of their own could pull the image, as was said: where they have one, "
+        "name a mode in `delivery`; not oci: only nodes"
+    )
+    assert choose(Mode.OCI, BOTH, facts(unproven=UNPROVEN)).mode is Mode.OCI
+    assert choose(None, Artifacts(image=IMAGE), facts(unproven=UNPROVEN)).mode is Mode.NATIVE, "there is no other way"
+
+
+@pytest.mark.parametrize(
+    ("live", "changes", "reason"),
+    [
+        (Mode.NATIVE, {"old_nodes": OLD, "new_nodes": 1}, "as the model has it now, though not on a with containerd"),
+        (Mode.NATIVE, {"unproven": UNPROVEN}, "as the model has it now; `delivery` may name another mode"),
+        (Mode.OCI, {}, "as the model has it now; `delivery` may name another mode"),
+        (Mode.S3, {}, "as the model has it now; `delivery` may name another mode"),
+    ],
+)
+def test_what_is_there_keeps_its_mode(live: Mode, changes: dict[str, Any], reason: str) -> None:
+    """Else the same delivery again would restart it, because a node came or went."""
+    choice = choose(None, BOTH, facts(live=live, **changes))
+    assert choice.mode is live and choice.reason.startswith(reason)
+
+
+@pytest.mark.parametrize(
+    ("live", "artifacts", "changes", "mode"),
+    [
+        (Mode.NATIVE, BOTH, {"image_volumes": False}, Mode.OCI),
+        (Mode.NATIVE, BOTH, {"old_nodes": OLD, "new_nodes": 0}, Mode.OCI),
+        (Mode.OCI, BOTH, {"pod_security": "restricted"}, Mode.NATIVE),
+        (Mode.NATIVE, BOTH, {"can_pull": False}, Mode.S3),
+        (Mode.NATIVE, Artifacts(S3), {}, Mode.S3),
+        (Mode.S3, Artifacts(image=IMAGE), {}, Mode.NATIVE),
+    ],
+)
+def test_a_mode_that_is_forbidden_or_no_more_published_is_not_kept(
+    live: Mode, artifacts: Artifacts, changes: dict[str, Any], mode: Mode
+) -> None:
+    assert choose(None, artifacts, facts(live=live, **changes)).mode is mode
+
+
+def test_a_mode_asked_for_is_not_the_one_that_is_there() -> None:
+    assert choose(Mode.S3, BOTH, facts(live=Mode.NATIVE)).mode is Mode.S3
+
+
 def test_of_many_old_nodes_three_are_named() -> None:
     assert facts(old_nodes=("a", "b", "c")).old_ones == "a, b, c"
     assert facts(old_nodes=("a", "b", "c", "d", "e")).old_ones == "a, b, c and 2 more"

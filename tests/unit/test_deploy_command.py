@@ -38,6 +38,8 @@ class FakeCluster:
         self.nodes: dict[str, str] = {"a": "containerd://2.1.4"}
         self.changes, self.stopped = True, False
         self.applied: list[Thing] = []
+        self.live: Thing | None = None
+        self.images: list[str] = []
 
     def version(self) -> Thing:
         return {"major": "1", "minor": "34"}
@@ -46,6 +48,7 @@ class FakeCluster:
         label = {"pod-security.kubernetes.io/enforce": self.level}
         return {
             "ServingRuntime": self.runtime,
+            "InferenceService": self.live,
             "ConfigMap": {"data": {"storageInitializer": json.dumps(self.oci)}},
             "Namespace": {"metadata": {"labels": label}},
             "ServiceAccount": {"metadata": {"name": name}},
@@ -58,6 +61,7 @@ class FakeCluster:
         status = {
             "allocatable": {"ephemeral-storage": self.disk, "nvidia.com/gpu": self.gpus},
             "conditions": [{"type": "Ready", "status": "True"}],
+            "images": [{"names": self.images}],
         }
         return [
             {"metadata": {"name": name}, "spec": {},
@@ -353,6 +357,128 @@ def test_an_image_that_cannot_be_pulled_leaves_the_files(
             assert main(asked) == 2
             assert "Secret airfreight-pull in namespace models, with which" in capsys.readouterr().err
     assert len(cluster.applied) == 1
+
+
+def live_service(uri: str, stop: str = "false") -> Thing:
+    annotations = {"serving.kserve.io/stop": stop}
+    return {"metadata": {"annotations": annotations}, "spec": {"predictor": {"model": {"storageUri": uri}}}}
+
+
+@pytest.fixture
+def closed() -> Iterator[str]:
+    """An image in a registry that asks for a login, which no Secret has."""
+    with Registry(auth="basic", accounts={"puller": "right"}) as registry:
+        yield private_image(registry)
+
+
+OWN = (
+    "lists no Secret with one; make Secret airfreight-pull of type kubernetes.io/dockerconfigjson there and list it in "
+    "imagePullSecrets; or, where the nodes have a login of their own, deliver it with airfreight register --stage, "
+    "which has them pull it first, for pong runs and is not touched before a node has shown that it gets the image."
+)
+
+
+@pytest.mark.parametrize("dry_run", [[], ["--dry-run"]])
+def test_a_model_that_runs_is_not_changed_for_an_image_that_nobody_may_get(
+    cluster: FakeCluster, closed: str, dry_run: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.live = live_service("oci+native://registry.example/pong@sha256:0")
+    assert main([*words("deploy", closed), *dry_run]) == 2
+    said = capsys.readouterr()
+    assert "gives it to nobody without a login" in said.out and OWN in said.err
+    assert cluster.applied == []
+
+
+def test_what_loses_nothing_by_an_image_that_nobody_may_get_is_a_note(
+    cluster: FakeCluster, closed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    live = live_service("oci+native://registry.example/pong@sha256:0")
+    asked = words("deploy", closed)
+    assert main(asked) == 0, "nothing is there"
+    cluster.live = live_service("oci+native://registry.example/pong@sha256:0", stop="true")
+    assert main(asked) == 0, "it is stopped"
+    cluster.live, cluster.changes = live, False
+    assert main(asked) == 0, "it stays as it is"
+    cluster.changes, cluster.images = True, [closed.removeprefix("oci://")]
+    assert main(asked) == 0, "the nodes have the image"
+    cluster.images = []
+    for command in ("smoke", "render"):
+        assert main(words(command, closed)) == 0, "nothing is touched"
+    assert main(asked) == 2, "and else it is refused"
+
+
+def test_of_files_and_an_image_that_nobody_may_get_the_files_are_taken(
+    cluster: FakeCluster, closed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.live = live_service("s3://llm-models/acme/pong/000000000000/")
+    assert main(words("deploy", S3, closed)) == 0
+    cluster.live = {"metadata": {}, "spec": {"predictor": {"model": {}}}}
+    assert main(words("deploy", S3, closed)) == 0
+    shown = capsys.readouterr().out
+    assert "Delivery s3: not oci+native: only nodes with a login of their own could pull the image, as was" in shown
+    assert [one["spec"]["predictor"]["model"]["storageUri"] for one in cluster.applied] == [S3, S3]
+    assert main(words("deploy", S3, closed, delivery="oci+native")) == 2
+    assert "and is not touched before a node has shown" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["deploy", "smoke", "render"])
+def test_a_model_keeps_its_mode_when_a_node_joins_that_cannot_mount_images(
+    cluster: FakeCluster, image: str, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.nodes = {"a": "containerd://2.1.4", "old": "containerd://1.7.27"}
+    cluster.live = live_service(image.replace("oci://", "oci+native://"))
+    assert main(words(command, S3, image)) == 0
+    said = capsys.readouterr()
+    kept = "Delivery oci+native: as the model has it now, though not on old with containerd://1.7.27; `delivery` may"
+    assert kept in said.out + said.err
+
+
+def test_nodes_that_a_runtime_or_admission_lets_it_on_are_those_that_count(
+    cluster: FakeCluster, image: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One node that cannot mount images and takes everybody, and one with a taint that can."""
+    cluster.nodes = {"a": "containerd://2.1.4", "old": "containerd://1.7.27"}
+    cluster.gpus, items = "1", cluster.items
+
+    def tainted(*asked: Any, **more: Any) -> Any:
+        found = items(*asked, **more)
+        for one in found[:1]:
+            one["spec"] = {"taints": [{"key": "nvidia.com/gpu", "effect": "NoSchedule"}]}
+        for one in found[1:]:
+            one["status"]["allocatable"] = {"ephemeral-storage": "50Gi"}
+        return found
+
+    monkeypatch.setattr(cluster, "items", tainted)
+    toleration = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    assert main(words("deploy", S3, image, serving=GPU)) == 0
+    shown = capsys.readouterr().out
+    assert "Delivery s3: not oci+native: the model may come to a node" in shown and "no node takes this pod" in shown
+    rehearse = cluster.rehearse
+
+    def admitted(resource: Resource, wanted: Thing) -> Thing:
+        made = rehearse(resource, wanted)
+        made["spec"]["tolerations"] = [toleration]
+        return made
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "rehearse", admitted)
+        assert main(words("deploy", S3, serving=GPU, size_bytes=str(2**30))) == 0
+        assert "Node disk: 2.0 GiB needed, 100.0 GiB free on a." in capsys.readouterr().out
+    cluster.runtime = copy.deepcopy(RUNTIME)
+    cluster.runtime["spec"]["tolerations"] = [toleration]
+    assert main(words("deploy", S3, image, serving=GPU)) == 0
+    shown = capsys.readouterr().out
+    assert "Delivery oci+native: the image is mounted" in shown and "100.0 GiB free on a." in shown
+
+
+def test_the_secrets_of_a_runtime_are_those_that_count(
+    cluster: FakeCluster, closed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cluster.runtime = copy.deepcopy(RUNTIME)
+    cluster.runtime["spec"]["imagePullSecrets"] = [{"name": "own"}]
+    assert main(words("deploy", closed, pull_secret="airfreight-pull")) == 2
+    said = capsys.readouterr().err
+    assert "The ServingRuntime lists imagePullSecrets of its own, and Secret airfreight-pull is not among them" in said
 
 
 def test_render_without_a_cluster_prints_what_deploy_would_apply(

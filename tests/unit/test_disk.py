@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -129,3 +130,34 @@ def test_what_cannot_be_checked_is_said() -> None:
 )
 def test_only_nodes_that_may_run_it_count(serving: dict[str, Any], more: dict[str, Any], fits: bool) -> None:
     assert may_run(Serving(**serving), node(**more)) is fits
+
+
+TAINTED = node(labels={"zone": "x"}, taints=(("gpu", "yes", "NoSchedule"),))
+
+
+@pytest.mark.parametrize(
+    ("toleration", "fits"),
+    [
+        ({"operator": "Exists"}, True),
+        ({"key": "gpu", "operator": "Exists"}, True),
+        ({"key": "gpu", "operator": "Exists", "effect": "NoExecute"}, False),
+        ({"key": "gpu", "operator": "Equal", "value": "yes", "effect": "NoSchedule"}, True),
+        ({"key": "gpu", "value": "yes"}, True),
+        ({"key": "gpu", "value": "no"}, False),
+        ({"key": "gpu"}, False),
+        ({"key": "other", "operator": "Exists"}, False),
+    ],
+)
+def test_what_a_runtime_or_admission_tolerates_counts_too(toleration: dict[str, str], fits: bool) -> None:
+    spec = {"tolerations": [toleration]}
+    assert may_run(Serving(), TAINTED, spec) is fits
+    wanted = replace(need(), spec=spec)
+    assert able_nodes(wanted, [TAINTED]) == ([TAINTED] if fits else [])
+    assert ("no node takes this pod now" in check_disk(wanted, [TAINTED])) is not fits
+
+
+def test_the_labels_that_a_runtime_asks_for_count_and_the_models_go_before_them() -> None:
+    spec = {"nodeSelector": {"zone": "x"}}
+    assert may_run(Serving(), node(labels={"zone": "x"}), spec)
+    assert not may_run(Serving(), node(labels={"zone": "y"}), spec)
+    assert may_run(Serving(node_selector=["zone=y"]), node(labels={"zone": "y"}), spec)

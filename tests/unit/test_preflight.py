@@ -47,7 +47,8 @@ def runtime_of(*containers: tuple[str, str], **spec: Any) -> Thing:
             runtime_of(("kserve-container", "vllm:latest")),
             "The ServingRuntime our-vllm in namespace models names the image vllm:latest of kserve-container without a "
             "digest, so pods may change under a release; pin it and name the runtime that this makes: airfreight "
-            "runtime pin vllm:latest --template vllm-gpu --namespace models --apply.",
+            "runtime pin vllm:latest --template TEMPLATE --namespace models --apply, where TEMPLATE is vllm-gpu, "
+            "vllm-cpu or a file of your own.",
         ),
         (
             runtime_of(("kserve-container", "registry.example/vllm@sha256:5c5c")),

@@ -75,13 +75,13 @@ def publish(registry: Registry, annotations: Thing | None = None) -> OciImage:
     return OciImage(registry.host, "acme/pong", digest=digest)
 
 
-def seen(cluster: FakeCluster, image: OciImage, wanted: str = "") -> Seen:
-    return look(cluster, "models", image, wanted, SETTINGS)  # type: ignore[arg-type]
+def seen(cluster: FakeCluster, image: OciImage, wanted: str = "", runtime: Thing | None = None) -> Seen:
+    return look(cluster, "models", image, wanted, SETTINGS, runtime)  # type: ignore[arg-type]
 
 
-def refusal(cluster: FakeCluster, image: OciImage, wanted: str = "") -> str:
+def refusal(cluster: FakeCluster, image: OciImage, wanted: str = "", runtime: Thing | None = None) -> str:
     with pytest.raises(RequestError) as caught:
-        seen(cluster, image, wanted)
+        seen(cluster, image, wanted, runtime)
     assert "right" not in caught.value.message.replace("the right to pull", ""), "a password is never shown"
     return caught.value.message
 
@@ -120,9 +120,21 @@ def test_without_a_secret_the_missing_one_is_named_with_the_command_that_makes_i
         )
 
 
-@pytest.mark.parametrize("listed", [{}, {"other": secret("other.example")}])
-def test_nodes_may_have_a_login_of_their_own(listed: dict[str, Thing]) -> None:
-    """A kubelet with a credential provider pulls what the registry gives to nobody, so this is no refusal."""
+NONE = (
+    "The registry {host} gives {image} to nobody without a login, and the service account airfreight-model of "
+    "namespace models lists no Secret with one; make Secret airfreight-pull of type kubernetes.io/dockerconfigjson "
+    "there and list it in imagePullSecrets."
+)
+ANOTHER = (
+    "Secret other in namespace models has a login for other.example and none for {host}; make it with one: kubectl -n "
+    "models create secret docker-registry other --docker-server={host} --docker-username=NAME "
+    "--docker-password=PASSWORD."
+)
+
+
+@pytest.mark.parametrize(("listed", "unproven"), [({}, NONE), ({"other": secret("other.example")}, ANOTHER)])
+def test_nodes_may_have_a_login_of_their_own(listed: dict[str, Thing], unproven: str) -> None:
+    """A kubelet with a credential provider pulls what the registry gives to nobody, so this is no refusal yet."""
     with Registry(auth="basic", accounts={"puller": "right"}) as registry:
         image = publish(registry)
         assert seen(FakeCluster(*listed, **listed), image) == Seen(
@@ -130,6 +142,7 @@ def test_nodes_may_have_a_login_of_their_own(listed: dict[str, Thing]) -> None:
             None,
             f"Image: not checked, because {registry.host} gives it to nobody without a login, and no Secret that the "
             "service account airfreight-model lists has one; nodes that have a login of their own can pull it.",
+            unproven.format(host=registry.host, image=image.name),
         )
 
 
@@ -143,6 +156,30 @@ def test_an_older_type_of_secret_is_read_too() -> None:
         spoilt["data"][".dockercfg"] = encoded('{"other.example": {"auth": "%%"}}')
         said = refusal(FakeCluster("good", "pull", good=secret(registry.host), pull=spoilt), image)
         assert "Secret pull in namespace models holds a malformed login for other.example" in said
+
+
+def test_where_a_runtime_lists_secrets_of_its_own_the_accounts_do_not_count() -> None:
+    """Kubernetes adds those of the service account only to a pod that has none."""
+    runtime = {"imagePullSecrets": [{"name": "own"}]}
+    with Registry(auth="basic", accounts={"puller": "right"}) as registry:
+        image, good = publish(registry), secret(registry.host)
+        assert "the login of Secret own" in seen(FakeCluster("pull", own=good), image, runtime=runtime).note
+        assert refusal(FakeCluster("pull", pull=good), image, runtime=runtime).endswith(
+            "take that Secret out of imagePullSecrets of the ServingRuntime."
+        )
+        found = seen(FakeCluster("pull", pull=good, own=secret("other.example")), image, runtime=runtime)
+        assert "no Secret that the ServingRuntime lists has one" in found.note
+        assert found.unproven.startswith("Secret own in namespace models has a login for other.example and none for")
+        assert refusal(FakeCluster("pull", pull=good, own=good), image, "pull", runtime) == (
+            "The ServingRuntime lists imagePullSecrets of its own, and Secret pull is not among them, so no node would "
+            "use it; list it there too, or name a ServingRuntime that lists none."
+        )
+
+
+def test_what_a_registry_gives_to_everybody_is_proven_whatever_a_secret_is_for() -> None:
+    with Registry() as registry:
+        found = seen(FakeCluster("other", other=secret("other.example")), publish(registry))
+        assert found.unproven == "" and "gives it to everybody" in found.note
 
 
 def test_a_registry_that_asks_for_nothing_needs_no_secret() -> None:

@@ -6,6 +6,7 @@ The ledger lies in a directory, the cluster in memory.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,36 @@ def test_an_image_that_cannot_be_pulled_is_never_registered(
     assert "of kserve-container cannot be pulled (not found)" in capsys.readouterr().err
     assert kube.log == []
     assert run("releases") == {"releases": [], "locked_by": None}
+
+
+UNPROVEN = "The registry r.example gives it to nobody without a login; make Secret airfreight-pull."
+
+
+@pytest.mark.parametrize("pulled", [[], [Pulled("registry.example/vllm@sha256:1", "n1", 1.0)]])
+def test_what_runs_is_not_changed_for_an_image_that_no_node_could_be_asked_to_pull(
+    kube: FakeCluster,
+    run: Commands,
+    pulled: list[Pulled],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    image = f"r.example/pong@sha256:{'1' * 64}"
+    words = ["--artifact", f"oci://{image}", "--delivery", "oci", *run.words("two")[2:], "--stage"]
+    monkeypatch.setattr(deployment, "ask", lambda *_: (replace(NOTHING_KNOWN, unproven=UNPROVEN), 0))
+    monkeypatch.setattr(pulling, "pull_ahead", lambda *_: pulled)
+    first = run("register", *words)["release"]
+    run("promote", "--release", first)
+    other = [word.replace("1" * 64, "2" * 64) for word in words]
+    log = list(kube.log)
+    assert run.code("register", *other, run="run-2") == 2
+    assert (
+        "make Secret airfreight-pull; or, where the nodes have a login of their own, mend what kept them from pulling "
+        "it beforehand, as the log says, for pong runs and is not touched before a node has shown that it gets the "
+        "image."
+    ) in capsys.readouterr().err
+    assert kube.log == log and run("releases")["locked_by"] is None
+    pulled.append(Pulled(image.replace("1" * 64, "2" * 64), "n1", 1.0))
+    run("register", *other, run="run-3")
 
 
 def test_images_are_pulled_for_what_starts_a_pod_and_told(

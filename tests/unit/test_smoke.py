@@ -104,6 +104,28 @@ def test_the_pod_before_injection() -> None:
     assert [volume["name"] for volume in pod["spec"]["volumes"]] == ["shm", "tmp"]
 
 
+def test_what_kserve_takes_of_a_runtime_and_what_of_the_predictor_goes_before_it() -> None:
+    runtime = copy.deepcopy(RUNTIME)
+    gpu = {"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}
+    affinity = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}}
+    runtime["spec"] |= {
+        "imagePullSecrets": [{"name": "other-pull"}], "nodeSelector": {"pool": "gpu", "zone": "x"},
+        "affinity": affinity, "tolerations": [gpu], "schedulerName": "bins",
+    }  # fmt: skip
+    spec = pod_of(rendered(Mode.OCI), runtime)["spec"]
+    assert {key: spec[key] for key in ("imagePullSecrets", "affinity", "tolerations", "schedulerName")} == {
+        "imagePullSecrets": [{"name": "other-pull"}], "affinity": affinity, "tolerations": [gpu],
+        "schedulerName": "bins",
+    }  # fmt: skip
+    assert spec["nodeSelector"] == {"pool": "gpu", "zone": "x"}
+    own = pod_of(rendered(Mode.OCI, node_selector=["zone=y", "a=b"], tolerations=["mine:NoExecute"]), runtime)["spec"]
+    assert own["nodeSelector"] == {"pool": "gpu", "zone": "y", "a": "b"}
+    assert own["tolerations"] == [{"key": "mine", "operator": "Exists", "effect": "NoExecute"}]
+    assert (
+        not {"imagePullSecrets", "nodeSelector", "schedulerName"} & pod_of(rendered(Mode.OCI), RUNTIME)["spec"].keys()
+    )
+
+
 def test_nothing_that_was_handed_in_is_changed() -> None:
     service, runtime = rendered(Mode.OCI), copy.deepcopy(RUNTIME)
     before = copy.deepcopy(service)

@@ -56,16 +56,18 @@ def deploy(
     from airfreight.cluster import Cluster
     from airfreight.deployment import wrong_sentence
     from airfreight.observation import is_stopped
+    from airfreight.pulling import check_proof
     from airfreight.smoke import table
 
     request = read_request(
         name, namespace, artifact, source, served_name, serving, delivery, manifest_sha256, size_bytes, pull_secret
     )
     cluster = Cluster.connect()
-    plan, rehearsal, _ = checked_plan(cluster, request, plain_http, take_over)
+    plan, rehearsal, nodes = checked_plan(cluster, request, plain_http, take_over)
     if rehearsal.wrong:
         typer.echo(table(rehearsal.checks))
         raise GateError(wrong_sentence(plan, rehearsal))
+    check_proof(cluster, plan, rehearsal, nodes)
     applied = cluster.apply(plan.object, dry_run=dry_run, take_over=take_over)
     stopped = is_stopped(applied.object)
     typer.echo(_story(plan, applied, dry_run, stopped))

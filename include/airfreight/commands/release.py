@@ -208,12 +208,13 @@ def rehearsed_plan(
     Returns:
         What would be applied, and the images that were pulled for it.
     Raises:
-        RequestError: something is missing, the cluster refuses it, or an image cannot be pulled.
+        RequestError: something is missing, the cluster refuses it, or an image cannot be pulled, or may not be able to
+            while the model runs.
         GateError: KServe would make another pod than it should.
         TemporaryError: cluster or registry do not answer.
     """
     from airfreight.deployment import wrong_sentence
-    from airfreight.pulling import pull_ahead
+    from airfreight.pulling import check_proof, pull_ahead
     from airfreight.smoke import table
 
     plan, rehearsal, nodes = checked_plan(model.cluster, request, plain_http, take_over, site)
@@ -222,7 +223,9 @@ def rehearsed_plan(
         raise GateError(wrong_sentence(plan, rehearsal))
     if not rehearsal.starts_a_pod:
         return plan, []  # no pod starts, so none needs an image
-    return plan, pull_ahead(model.cluster, rehearsal.pod, request.name, nodes, typer.echo, model.clock)
+    pulled = pull_ahead(model.cluster, rehearsal.pod, request.name, nodes, typer.echo, model.clock)
+    check_proof(model.cluster, plan, rehearsal, nodes, pulled)
+    return plan, pulled
 
 
 def as_release(plan: Plan) -> Release:

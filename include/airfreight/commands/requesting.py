@@ -66,7 +66,7 @@ def checked_plan(
     if not rehearsal.starts_a_pod:
         typer.echo("Node disk: not checked, because this changes nothing and so starts no pod.")
         return plan, rehearsal, None
-    return plan, rehearsal, check_room(cluster, plan, size_bytes, typer.echo)
+    return plan, rehearsal, check_room(cluster, plan, size_bytes, typer.echo, rehearsal.pod)
 
 
 def read_request(
