@@ -219,7 +219,7 @@ def _delivery() -> dict[str, Param]:
             "How the pod gets the model: s3 (storage initializer), oci (sidecar with the image) or oci+native (image "
             "as a volume).",
             DELIVERIES,
-            "the best the cluster can",
+            "the one the model has now, else the best the cluster can",
             section="Serving",
         )
     }
