@@ -14,7 +14,7 @@ no pod is left and its GPUs are free. Nothing is stopped on a guess: what cannot
 | task | what it does | when it fails |
 |---|---|---|
 | `open_window` | waits until opening minus the measured warm-up, and for a cluster and store that answer; takes the window and begins its record; skips the run when a window is open already | model not delivered; catalog entry wrong; connection `airfreight_store` |
-| `resume` | takes the stop away | no rights in the namespace |
+| `resume` | takes the stop away; tried for a quarter of an hour, and left out by then if somebody asked for a stop, or another run keeps a window | no rights in the namespace; from the second try on also `airfreight_store` |
 | `wait_until_ready` | waits for whichever release the model carries | image, memory, GPUs: the sentence says which; somebody else stops the model again |
 | `ping` | one chat completion; the first token ends the cold start | the model loads and cannot chat |
 | `wait_until_idle_or_closing` | watches metrics of every replica through the API server; its log says what it sees: busy, idle, or `cannot see, not stopping` with the reason | never for what it sees; the store is asked again until it answers |

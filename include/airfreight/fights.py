@@ -12,6 +12,10 @@ from airfreight.watching import fight_sentence, switch_of
 from airfreight.windows import Closing, Record
 
 _BY_OTHERS = (Closing.BY_HAND, Closing.GONE)
+_PEOPLE, _WHOLE_OBJECTS = "kubectl", "kubectl-client-side-apply"
+"""How field managers of a person's kubectl begin (kubectl-annotate, kubectl-edit; kubectl of a server-side apply), and
+the one of a manifest that says so at every `kubectl apply`.
+"""
 
 
 def fight_over(last: Record | None, service: KubernetesObject) -> str:
@@ -19,11 +23,13 @@ def fight_over(last: Record | None, service: KubernetesObject) -> str:
 
     Args:
         last: the record of the model's last window.
-        service: its InferenceService now. Who deleted the annotation is not told by it, and is no fight.
+        service: its InferenceService now. Who deleted the annotation is not told by it, and is no fight; nor is a
+            person who started the model with kubectl.
     """
     if last is None or not last.stopped or last.closed_because in _BY_OTHERS:
         return ""
     switch = switch_of(service)
-    if switch.stopped or switch.is_ours or not switch.manager:
+    by_person = switch.manager.startswith(_PEOPLE) and switch.manager != _WHOLE_OBJECTS
+    if switch.stopped or switch.is_ours or by_person or not switch.manager:
         return ""
     return fight_sentence(name_of(service), str(metadata(service).get("namespace", "")), switch, "stopped")

@@ -29,7 +29,10 @@ OPEN_TASK, PING_TASK, WATCH_TASK, RECORD_TASK = "open_window", "ping", "wait_unt
 UNDER_WAY = ("queued", "running")
 JUST_NOW = timedelta(seconds=60)
 """Another note for the run that keeps the window would say the same so soon after one."""
-
+WAITING = timedelta(hours=1)
+"""So long a stop that waits is the answer to another. What overrules an older one may be in no list of runs: the hours,
+which the run that keeps the window notes itself, as after a night in which the DAG was paused.
+"""
 
 _UNKNOWN: dict[str, Any] = {"open": False, "answers": False, "eta": ""}
 
@@ -85,7 +88,7 @@ def wake(api: AirflowApi, name: str) -> Woken:
 
 
 def ask_to_stop(api: AirflowApi, name: str, *, now: bool = False) -> tuple[str, str]:
-    """Start a run that stops a model, unless one that was asked for the same waits for it already.
+    """Start a run that stops a model, unless one that was asked for the same within an hour waits for it already.
 
     A stop since which a window was opened, or the model was woken, is none of those: that overrules it, and not the new
     one.
@@ -139,6 +142,8 @@ def _stopping(api: AirflowApi, dag_id: str, runs: list[dict[str, Any]], action: 
             # Who came before it may have waited: the run of the hours for its opening, a wake for the end of a window.
             older = [one for one in runs[number + 1 :] if _action_of(one) == "open"]
             since = datetime.fromisoformat(run["run_after"])
+            if datetime.now(UTC) - since > WAITING:
+                return None
             return None if any(_acted(api, dag_id, one, since) for one in older) else str(run["dag_run_id"])
         if asked == "open":
             return None  # whatever became of it: at least it left a note

@@ -9,7 +9,9 @@ and the run that keeps the window heeds the notes when it would end:
                                   the opening, in which it is warmed up, is no idle time
     woken by hand                 open until it was idle for idle_after, or for half an hour where there is none; inside
                                   of hours without idle_after not before these close
-    woken inside of a window      the idle clock begins again; at the closing it stays open until it is idle
+    woken inside of a window      the idle clock begins again; at the closing it stays open until it is idle. That goes
+                                  for this closing alone, and for a person's wake alone: a delivery that goes live in a
+                                  window changes nothing
     hours were made longer        open until they close now; likewise where they have opened again since the closing
                                   that was noted, while Airflow was away or its DAG paused
     a delivery is at work         nothing is stopped before the delivery has ended
@@ -18,7 +20,7 @@ and the run that keeps the window heeds the notes when it would end:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from airfreight.hours import Hours, Window, current, next_window
@@ -30,6 +32,8 @@ GIVE_UP = timedelta(minutes=10)
 """A model that did not become ready in its time gets so much more before it is stopped; so does who wakes it again."""
 DELIVERY_POLL = timedelta(seconds=30)
 """How soon a window that is over is looked at again while a delivery is at work."""
+NOTED = timedelta(minutes=5)
+"""How long after an opening the run of the hours has left its note."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,17 @@ def terms(kept: Current, idle_after: timedelta | None, now: datetime) -> Terms:
         idle_after = WAKE_IDLE
     not_before = moment(kept.opens) + idle_after if kept.opens and idle_after else None
     return Terms(closes, idle_after, not_before if not_before and not_before > now else None)
+
+
+def until_others(under: Terms, hours: Sequence[Hours], now: datetime) -> Terms:
+    """Return terms that are asked for again once the next hours have opened, where no closing ends the window before.
+
+    Who watches the model does not see the note of these, and one that is never idle would outlast their closing too.
+    """
+    following = next_window(hours, now - NOTED) if hours else None
+    if under.closes is not None or under.again is not None or following is None:
+        return under
+    return replace(under, again=following.opens + NOTED)
 
 
 def longer(kept: Current, hours: Sequence[Hours], now: datetime) -> Window | None:

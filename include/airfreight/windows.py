@@ -112,7 +112,8 @@ class Current:
         window, run: "" when none is open.
         opens: when these hours open: it is started before, and its idle clock counts from then on; "" likewise.
         until: the hours want it open until then; "" when they do not.
-        touched: when somebody last asked for it by hand; its idle clock begins again there.
+        touched: when somebody last asked for it by hand; its idle clock begins again there. It counts for the hours it
+            fell in, or that opened after it, and for none after these.
         closing: the run is stopping the model; who wants it waits for the end of that, and then opens a window.
         closers: the runs that are: each takes back its own word alone, for another may be past its last look.
     """
@@ -131,7 +132,10 @@ class Current:
         return self.run != "" and not self.closing
 
     def to_json(self) -> bytes:
-        return _json({**asdict(self), "format": FORMAT})
+        """As JSON; without `closers` where there are none, for an older airfreight refuses a field it does not know."""
+        return _json(
+            {**{key: value for key, value in asdict(self).items() if key != "closers" or value}, "format": FORMAT}
+        )
 
     @classmethod
     def from_json(cls, data: bytes) -> Self:
@@ -193,7 +197,8 @@ class WindowLog:
 
     def extend(self, run: str, judged: Current, opens: str, until: str) -> Current | None:
         """Note that the hours want the window open until later, if nothing changed since it was judged; as `close`."""
-        return self._changed(run, judged, replace(judged, opens=max(judged.opens, opens), until=until))
+        after = replace(judged, opens=max(judged.opens, opens), until=until, touched=_touched(judged, opens))
+        return self._changed(run, judged, after)
 
     def _changed(self, run: str, judged: Current, after: Current) -> Current | None:
         there = self._shelf.read(CURRENT)
@@ -339,7 +344,12 @@ def _noted(now: Current, asked: Current) -> Current:
     if now.closing:
         return now
     opens, until = max(now.opens, asked.opens), max(now.until, asked.until)
-    return replace(now, opens=opens, until=until, touched=max(now.touched, asked.touched))
+    return replace(now, opens=opens, until=until, touched=max(_touched(now, asked.opens), asked.touched))
+
+
+def _touched(now: Current, opens: str) -> str:
+    """When it was touched, as far as that counts once other hours open; else one wake would keep it up every night."""
+    return "" if opens > now.until != "" and now.touched < now.until else now.touched
 
 
 def _json(value: dict[str, Any]) -> bytes:

@@ -18,7 +18,7 @@ from airfreight.durations import words
 from airfreight.waking import OPEN_TASK, PING_TASK, WATCH_TASK
 from airfreight.warmup import READY_TIMEOUT
 from airfreight_airflow.macros import RequestMacros
-from airfreight_airflow.operators import DEPLOYER, VALIDATOR, AirfreightPodOperator
+from airfreight_airflow.operators import VALIDATOR
 from airfreight_airflow.task_defaults import TASK_DEFAULTS
 from airfreight_airflow.windows_assets import model_asset
 from airfreight_airflow.windows_opening import OpenWindowSensor
@@ -27,11 +27,11 @@ from airfreight_airflow.windows_operators import (
     READY_TASK,
     STOP_TASK,
     PingOperator,
+    ResumeOperator,
     StopModelOperator,
     record_window,
-    skip_unless_opening,
 )
-from airfreight_airflow.windows_runs import OPEN, STOP, STOP_NOW, Served
+from airfreight_airflow.windows_runs import OPEN, RESUME_TASK, STOP, STOP_NOW, Served
 from airfreight_airflow.windows_sensors import ServingSensor, StoppedSensor, WatchSensor
 from airfreight_airflow.windows_timetable import OpeningsTimetable
 
@@ -86,16 +86,9 @@ def window_dag(served: Served, docs: str) -> DAG:
 
 
 def _tasks(served: Served) -> None:
-    model = ["--name", served.name, "--namespace", "{{ airfreight.namespace(params) }}"]
     opened = OpenWindowSensor(task_id=OPEN_TASK, served=served)
     left: Any = opened.output
-    resume = AirfreightPodOperator(
-        task_id="resume",
-        role=DEPLOYER,
-        arguments=["resume", *model],
-        pre_execute=skip_unless_opening,
-        retries=STUBBORN,
-    )
+    resume = ResumeOperator(task_id=RESUME_TASK, served=served, retries=STUBBORN)
     ready = ServingSensor(task_id=READY_TASK, served=served, ready_timeout=READY_TIMEOUT)
     ping = PingOperator(
         task_id=PING_TASK,

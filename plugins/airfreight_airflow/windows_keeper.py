@@ -23,13 +23,22 @@ from airfreight.errors import AirfreightError, RequestError, TemporaryError
 from airfreight.hours import Window
 from airfreight.observation import Observation
 from airfreight.waking import OPEN_TASK
-from airfreight.window_rules import GIVE_UP, GoOn, Stop, Terms, end, longer, terms
+from airfreight.window_rules import GIVE_UP, GoOn, Stop, Terms, end, longer, terms, until_others
 from airfreight.windows import Closing, Current, text_of
 from airfreight_airflow.looks import Release, read
 from airfreight_airflow.requests import namespace_of, service_name_of
 from airfreight_airflow.settings import read_settings
 from airfreight_airflow.windows_events import Kind, WindowEvent
-from airfreight_airflow.windows_runs import NOBODYS, OPEN, Asked, Outcome, Served, is_alive, is_over
+from airfreight_airflow.windows_runs import (
+    NOBODYS,
+    OPEN,
+    Asked,
+    Outcome,
+    Served,
+    is_alive,
+    is_over,
+    starts_again,
+)
 from airfreight_airflow.windows_store import release_ledger, through, window_log
 from airfreight_airflow.windows_triggers import WatchTrigger
 
@@ -54,6 +63,7 @@ class Keeper:
         self.run_id = str(context["run_id"])
         self.is_over: Callable[[str], bool] = lambda run: is_over(context, run)
         self.is_alive: Callable[[str], bool] = lambda run: is_alive(context, served.dag_id, run)
+        self._starts_again: Callable[[str], bool] = lambda run: starts_again(context, served.dag_id, run)
         self._left: Callable[[], dict[str, Any]] = lambda: context["ti"].xcom_pull(task_ids=OPEN_TASK) or {}
         self.site = read_settings()
         self.namespace = self.site.target_namespace
@@ -87,6 +97,11 @@ class Keeper:
             return None
         return lock.run
 
+    def terms(self, kept: Current) -> Terms:
+        """Return the terms of a window of this run as things stand."""
+        now = datetime.now(tz=UTC)
+        return until_others(terms(kept, self.served.idle_after, now), self.served.hours, now)
+
     def watch(self, under: Terms, *, answered: bool = True) -> WatchTrigger:
         """Return the trigger that waits for the end of a window under these terms.
 
@@ -107,15 +122,17 @@ class Keeper:
             **poll_of(idle_after_s),
         )
 
-    def judge(self, event: WindowEvent) -> Outcome | GoOn:
+    def judge(self, event: WindowEvent, asked: Asked | None = None) -> Outcome | GoOn:
         """Say what an event means for the window.
 
+        Args:
+            asked: the stop that this run is, which keeps no window.
         Raises:
             TemporaryError: the trigger was lost.
         """
         match event.kind:
             case Kind.STOPPED:
-                self._ends()
+                self._ends(asked)
                 because = Closing.ASKED if event.ours else Closing.BY_HAND
                 return Outcome(False, because, event.sentence, ended=True)
             case Kind.GONE:
@@ -139,6 +156,20 @@ class Keeper:
             return GoOn(f"{run} is delivering to it", Terms(None, None))
         return Outcome(True, Closing.ASKED, event.sentence, _ask_of(event))
 
+    def why_not_start(self) -> str:
+        """Say why a start that is tried again, or was cleared, starts nothing; "" when it does. Takes the window again.
+
+        Raises:
+            TemporaryError: the store does not answer.
+        """
+        kept = self._kept(datetime.now(tz=UTC))
+        if kept.run != self.run_id:
+            return f"Another run ({kept.run}) keeps a window of {self.served.name} now; nothing is started."
+        # Also one that has ended: the model was stopped already, so it had nothing to wait for.
+        if by := [one for one in kept.closers if one != self.run_id]:
+            return f"Run {by[0]} was asked to stop {self.served.name} since; nothing is started."
+        return ""
+
     def go_on(self) -> Outcome | GoOn:
         """Say under which terms the window of this run goes on; where another run keeps one by now, it does not."""
         now = datetime.now(tz=UTC)
@@ -151,7 +182,7 @@ class Keeper:
         except TemporaryError as error:
             again = Terms(None, None, again=now + STORE_RETRY)
             return GoOn(f"the store cannot be asked ({error.message})", again)
-        return GoOn("its window is open", terms(kept, self.served.idle_after, now))
+        return GoOn("its window is open", self.terms(kept))
 
     def hold(self, window: str, *, own: bool, asked: Asked) -> str | Outcome | GoOn:
         """Say in the note that the window is being closed, before the pod that stops the model is started.
@@ -226,10 +257,17 @@ class Keeper:
         opens, until = str(left.get("opens") or ""), str(left.get("until") or "")
         return self.log.take(replace(own, opens=opens, until=until) if until > text_of(now) else own, bool)
 
-    def _ends(self) -> None:
-        """Say that this window is over: who wakes the model from now on waits for another one."""
+    def _ends(self, asked: Asked | None = None) -> None:
+        """Say that this window is over: who wakes the model from now on waits for another one.
+
+        A stop that finds the model stopped says so to the run that would start it again minutes later.
+        """
         try:
-            self.log.close(self.run_id, self.log.current())
+            kept = self.log.current()
+            if asked is None or kept.run in ("", self.run_id):
+                self.log.close(self.run_id, kept)
+            elif not asked.overruled(kept, self.served.name) and self._starts_again(kept.run):
+                self.log.close(kept.run, kept, self.run_id)
         except TemporaryError as error:  # then who wakes it is told that it is open, for some seconds
             log.info("The store cannot be told that the window is over (%s).", error.message)
 
@@ -261,7 +299,7 @@ class Keeper:
         if isinstance(found, GoOn):
             if kept.closing:  # noted by this run's last judgement, or by a stop that came to nothing
                 self._goes_on()
-            return found
+            return replace(found, terms=until_others(found.terms, self.served.hours, now))
         return Outcome(True, because, event.sentence, _ask_of(event))
 
     def _goes_on(self) -> None:

@@ -92,12 +92,13 @@ class OpenWindowSensor(WindowSensor):
         cold_starts = keeper.log.cold_starts()
         hours = self._hours(context, keeper, because, cold_starts, now)
         by_hours = because is Opening.HOURS
+        by_hand = because in (Opening.WAKE, Opening.FOUND)
         asked = Current(
             window_id(hours.opens if hours and by_hours else now, because),
             keeper.run_id,
             opens=text_of(hours.opens) if hours else "",
             until=text_of(hours.closes) if hours else "",
-            touched="" if by_hours else text_of(now),
+            touched=text_of(now) if by_hand else "",
         )
         kept = keeper.log.take(asked, keeper.is_alive)
         if kept.run != keeper.run_id:

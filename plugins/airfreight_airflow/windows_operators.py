@@ -16,7 +16,7 @@ from airfreight.errors import AirfreightError, RequestError, TemporaryError
 from airfreight.observation import is_stopped
 from airfreight.waking import OPEN_TASK, PING_TASK, WATCH_TASK
 from airfreight.warmup import expected
-from airfreight.window_rules import GoOn, Terms, terms
+from airfreight.window_rules import GoOn, Terms
 from airfreight.windows import Closing, Current
 from airfreight_airflow import failures
 from airfreight_airflow.operators import DEPLOYER, AirfreightPodOperator
@@ -31,11 +31,31 @@ if TYPE_CHECKING:
 READY_TASK, STOP_TASK, DOWN_TASK = "wait_until_ready", "stop", "confirm_stopped"
 
 
-def skip_unless_opening(context: Any) -> None:
-    """Return if this run opens a window (a `pre_execute`); a run that stops a model starts nothing first."""
-    opened = context["ti"].xcom_pull(task_ids=OPEN_TASK) or {}
-    if opened.get("action") != OPEN:
-        raise AirflowSkipException("This run stops the model; nothing is started.")
+class ResumeOperator(AirfreightPodOperator):
+    """Take the stop away, where this run opened a window and keeps it: a run that stops a model starts nothing first.
+
+    Tried again, or cleared by a person, it looks whether that is still so: somebody may have asked for a stop since.
+    Who asks for one from now on, or delivers, sees that a window is open.
+
+    Args:
+        served: the model, from the catalog.
+    """
+
+    def __init__(self, *, served: Served, **kwargs: Any) -> None:
+        arguments = ["resume", "--name", served.name, "--namespace", "{{ airfreight.namespace(params) }}"]
+        super().__init__(role=DEPLOYER, arguments=arguments, **kwargs)
+        self.served = served
+
+    def execute(self, context: Context) -> Any:
+        """Run the pod; skip where nothing is to be started."""
+        if not _keeps_a_window(context):
+            raise AirflowSkipException("This run stops the model; nothing is started.")
+        if context["ti"].try_number > 1:
+            with ending(context):
+                why_not = Keeper(self.served, context).why_not_start()
+            if why_not:
+                raise AirflowSkipException(why_not)
+        return super().execute(context)
 
 
 class PingOperator(AirfreightPodOperator):
@@ -99,7 +119,8 @@ class StopModelOperator(AirfreightPodOperator):
             return self.execute(context)
         with ending(context):
             keeper = Keeper(self.served, context)
-            found = keeper.judge_asked(saw, _asked(context)) if saw.kind is Kind.IDLE else keeper.judge(saw)
+            judge = keeper.judge_asked if saw.kind is Kind.IDLE else keeper.judge
+            found = judge(saw, _asked(context))
         return self._found(context, found)
 
     def _found(self, context: Context, found: Outcome | GoOn) -> Any:
@@ -143,7 +164,7 @@ class StopModelOperator(AirfreightPodOperator):
         """Wait for the end of the window again, after it was to be stopped and was not."""
         kept = self._reopen(context, hold or str(context["run_id"]))
         ours = kept if _keeps_a_window(context) else None
-        under = terms(ours, self.served.idle_after, datetime.now(tz=UTC)) if ours else Terms(None, ASKED_IDLE)
+        under = Keeper(self.served, context).terms(ours) if ours else Terms(None, ASKED_IDLE)
         self._wait(context, reason, under)
 
     def _wait(self, context: Context, reason: str, under: Terms) -> NoReturn:

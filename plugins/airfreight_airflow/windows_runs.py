@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 OPEN, STOP, STOP_NOW = "open", "stop", "stop_now"
+RESUME_TASK = "resume"
 NOBODYS = "stop"
 """What a stop keeps where no window is open, so that who wakes the model meanwhile waits for the end of it."""
 _ALIVE, _ENDED = ("queued", "running"), ("success", "failed")
@@ -126,7 +127,16 @@ def is_over(context: Context, holder: str) -> bool:
 
 def failed_tasks(context: Context) -> list[str]:
     """The tasks of this run that failed, by name."""
+    states = _states(context, context["dag"].dag_id, str(context["run_id"]))
+    return sorted(task for task, state in states.items() if state == "failed")
+
+
+def starts_again(context: Context, dag_id: str, run_id: str) -> bool:
+    """Whether a run of `serve_<name>` failed to start its model, and will try that again."""
+    return _states(context, dag_id, run_id).get(RESUME_TASK) == "up_for_retry"
+
+
+def _states(context: Context, dag_id: str, run_id: str) -> dict[str, str]:
     ti: Any = context["ti"]
-    run_id = context["run_id"]
-    states = ti.get_task_states(dag_id=context["dag"].dag_id, run_ids=[run_id])
-    return sorted(task for task, state in states.get(run_id, {}).items() if str(state) == "failed")
+    states = ti.get_task_states(dag_id=dag_id, run_ids=[run_id])
+    return {task: str(state) for task, state in states.get(run_id, {}).items()}

@@ -122,7 +122,7 @@ class WatchSensor(WindowSensor):
                     self.log.info("%s is not stopped yet: %s.", self.served.name, found.reason)
                     self._wait_until_idle(keeper)
             else:
-                found = keeper.judge(saw)
+                found = keeper.judge(saw, Asked.of(_opened(context)))
             return found.result() if isinstance(found, Outcome) else None
 
     def _watch(self, context: Context, keeper: Keeper, under: Terms) -> NoReturn:

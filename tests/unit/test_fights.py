@@ -45,12 +45,31 @@ def service(*, stopped: bool = False, manager: str = "kustomize-controller") -> 
         (LAST, service(stopped=True), ""),
         (LAST, service(manager="airfreight-power"), ""),
         (LAST, service(manager=""), ""),
+        (LAST, service(manager="kubectl-annotate"), ""),
+        (LAST, service(manager="kubectl"), ""),
+        (
+            LAST,
+            service(manager="kubectl-client-side-apply"),
+            SENTENCE.replace("kustomize-controller", "kubectl-client-side-apply"),
+        ),
         (None, service(), ""),
         (replace(LAST, stopped="", closed_because=Closing.FAILED), service(), ""),
         (replace(LAST, closed_because=Closing.BY_HAND), service(), ""),
         (replace(LAST, closed_because=Closing.GONE), service(), ""),
     ],
-    ids=["a fight", "stopped", "ours", "nobody's", "no window", "left up", "stopped by others", "made anew"],
+    ids=[
+        "a fight",
+        "stopped",
+        "ours",
+        "nobody's",
+        "a person",
+        "a person's apply",
+        "a manifest",
+        "no window",
+        "left up",
+        "stopped by others",
+        "made anew",
+    ],
 )
 def test_a_fight_is_who_took_away_a_stop_of_ours(last: Record | None, seen: Any, sentence: str) -> None:
     assert fight_over(last, seen) == sentence

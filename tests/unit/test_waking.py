@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from airfreight import waking
 from airfreight.airflow_http import NotFoundError, RefusedError
 from airfreight.errors import RequestError, TemporaryError
 from airfreight.waking import Woken, ask_to_stop, awake_dag, wake
@@ -183,17 +184,37 @@ def stop(run_id: str, action: str = "stop", state: str = "running", since: str =
     return run(run_id, state, since) | {"conf": {"action": action}}
 
 
+@pytest.fixture
+def eight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is eight o'clock of the day that the runs below are of."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]  # noqa: ARG003
+            return datetime(2026, 11, 22, 8, 0, tzinfo=UTC)
+
+    monkeypatch.setattr(waking, "datetime", Clock)
+
+
+@pytest.mark.parametrize(("minutes", "same"), [(59, True), (61, False)])
+def test_a_stop_that_waits_for_an_hour_is_no_answer_to_another(api: Any, minutes: int, same: bool) -> None:
+    """Hours may have overruled it that no run has noted: the run that keeps the window asks for them itself."""
+    api.seen = [stop("stop__a", since=just_now(60.0 * minutes))]
+    assert (ask_to_stop(api, "pong")[1] == "stop__a") is same
+    assert len(api.triggered) == 1 - same
+
+
 def test_who_asks_for_a_stop_that_waits_already_starts_no_other(api: Any) -> None:
     api.seen = [run("scheduled__a", "running") | {"conf": {}}]
     dag_id, first = ask_to_stop(api, "pong")
     assert api.triggered == [("serve_pong", {"action": "stop"}, first)] and dag_id == "serve_pong"
     assert ask_to_stop(api, "pong") == ("serve_pong", first), "asked at the same moment"
-    api.seen.insert(0, stop(first))
+    api.seen.insert(0, stop(first, since=just_now(60)))
     assert {ask_to_stop(api, "pong")[1] for _ in range(20)} == {first}
     assert len(api.triggered) == 1
     at_once = ask_to_stop(api, "pong", now=True)[1]
     assert api.triggered[1:] == [("serve_pong", {"action": "stop_now"}, at_once)]
-    api.seen.insert(0, stop(at_once, "stop_now"))
+    api.seen.insert(0, stop(at_once, "stop_now", since=just_now(30)))
     assert ask_to_stop(api, "pong")[1] == first and ask_to_stop(api, "pong", now=True)[1] == at_once
 
 
@@ -207,7 +228,7 @@ def test_who_asks_for_a_stop_that_waits_already_starts_no_other(api: Any) -> Non
     ids=["woken", "hours", "delivered"],
 )
 def test_a_stop_asked_for_after_an_opening_is_another(api: Any, newer: list[dict[str, Any]]) -> None:
-    api.seen = [*newer, stop("stop__a")]
+    api.seen = [*newer, stop("stop__a", since=just_now(60))]
     assert ask_to_stop(api, "pong")[1] not in ("stop__a", "")
     assert len(api.triggered) == 1
 
@@ -225,7 +246,7 @@ def test_a_stop_asked_for_after_an_opening_is_another(api: Any, newer: list[dict
     ],
 )
 def test_a_stop_that_an_opening_overruled_is_another(
-    api: Any, state: str, ended: str | None, requested: str, same: bool
+    api: Any, eight: None, state: str, ended: str | None, requested: str, same: bool
 ) -> None:
     """The run of the hours comes an hour before they open, so it is older than a stop at 07:40 that it overrules."""
     hours = run("scheduled__a", state, "2026-11-22T07:00:00Z") | {"conf": {}, "end_date": ended}
@@ -240,13 +261,13 @@ def test_who_may_not_read_results_asks_for_a_stop_all_the_same(api: Any, monkeyp
     def refused(*_: str) -> None:
         raise RefusedError("No.", 403)
 
-    api.seen = [stop("stop__a"), run("scheduled__a", "running") | {"conf": {}}]
+    api.seen = [stop("stop__a", since=just_now(60)), run("scheduled__a", "running") | {"conf": {}}]
     monkeypatch.setattr(api, "result", refused)
     assert ask_to_stop(api, "pong")[1] == api.triggered[0][2] != "stop__a"
 
 
 def test_a_stop_that_ended_is_asked_for_anew(api: Any) -> None:
-    api.seen = [stop("stop__a", state="success")]
+    api.seen = [stop("stop__a", state="success", since=just_now(60))]
     assert ask_to_stop(api, "pong")[1] != "stop__a"
     api.found = {"is_paused": True}
     with pytest.raises(RefusedError, match="serve_pong is paused"):

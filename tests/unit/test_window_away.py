@@ -11,9 +11,10 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from airfreight.errors import TemporaryError
-from airfreight.hours import current
+from airfreight.hours import current, next_window
 from airfreight.ledger import Ledger
 from airfreight.windows import Current, WindowLog, moment, text_of
+from airfreight_airflow.operators import AirfreightPodOperator
 from airfreight_airflow.windows_events import Kind, WindowEvent
 from airfreight_airflow.windows_opening import OpenWindowSensor
 from airfreight_airflow.windows_runs import Served
@@ -28,6 +29,7 @@ from tests.unit.window_bench import (
     open_window,
     opened,
     record,
+    resume_task,
     saw,
     stop_task,
     watch,
@@ -136,6 +138,37 @@ def test_a_model_that_was_woken_in_its_window_is_not_cut_off_at_its_closing(
     again = deferred(lambda: saw(airflow, served, Kind.CLOSING))
     assert (again.trigger.closes, again.trigger.idle_after_s) == (None, 1800.0)
     assert saw(airflow, served, Kind.IDLE)["because"] == "idle"
+
+
+def test_a_touch_of_the_day_before_does_not_keep_it_open_beyond_the_next_closing(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow
+) -> None:
+    """Asked all the time it is never idle, so the run is told of the next hours by the clock."""
+    served = Served("pong", hours_now(10, 40))  # so they were open yesterday too
+    opened(airflow, log, opens=ago(24 * HOUR), until=ago(20 * HOUR), touched=ago(21 * HOUR))
+    wakeful = deferred(lambda: saw(airflow, served, Kind.CLOSING))
+    assert (wakeful.trigger.closes, wakeful.trigger.idle_after_s) == (None, 1800.0)
+    opening = next_window(served.hours, datetime.now(tz=UTC))
+    assert opening is not None and wakeful.trigger.again_at == (opening.opens + 5 * MINUTE).timestamp()
+    assert watch(airflow, served).again_at == wakeful.trigger.again_at, "also one whose task begins anew"
+    with pytest.raises(AirflowSkipException, match="run r1 keeps window w"):
+        open_window(airflow, Served("pong", hours_now(10, 40), warmup="30m"), "r2", "scheduled")
+    asked = deferred(lambda: saw(airflow, served, Kind.AGAIN))
+    assert asked.trigger.closes == opening.closes.timestamp() and not log.current().touched
+    log.extend("r1", log.current(), ago(HOUR), ago(timedelta()))
+    assert saw(airflow, Served("pong", hours_now(-60, 0)), Kind.CLOSING)["because"] == "closing"
+
+
+def test_a_release_that_goes_live_in_the_hours_is_no_wake(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow
+) -> None:
+    served = Served("pong", hours_now(-60, 0))
+    opened(airflow, log, opens=ago(HOUR), until=ago(timedelta()))
+    model.stopped, before = False, log.current()
+    with pytest.raises(AirflowSkipException, match="run r1 keeps window w"):
+        open_window(airflow, served, "r2", "asset_triggered")
+    assert log.current() == before
+    assert saw(airflow, served, Kind.CLOSING)["because"] == "closing"
 
 
 # ---- cluster and store at an opening --------------------------------------------------------------------------------
@@ -319,6 +352,96 @@ def test_a_cleared_window_is_left_to_the_run_that_keeps_one_by_now(
     result = make(WatchSensor, SERVED).execute(airflow.context(WATCH))
     assert not result["stop"] and result["sentence"] == "Another run (r2) keeps the window now."
     assert log.current() == Current("w2", "r2")
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What the pods that start the model were asked."""
+    asked: list[Any] = []
+    monkeypatch.setattr(AirfreightPodOperator, "execute", lambda self, context: asked.append(self.arguments[:1]))
+    return asked
+
+
+def test_a_start_that_was_cleared_keeps_its_window_from_then_on(
+    model: Model,
+    log: WindowLog,
+    ledger: Ledger,
+    airflow: Airflow,
+    monkeypatch: pytest.MonkeyPatch,
+    started: list[Any],
+) -> None:
+    """Its watch begins an hour later perhaps; a stop until then would see no window, and be overruled by this one."""
+    without_rights(airflow, log, monkeypatch)
+    airflow.tries = 2
+    resume_task(SERVED).execute(airflow.context("resume"))
+    assert started == [["resume"]] and log.current() == Current("w", "r1")
+    assert open_window(airflow, SERVED, "r2", action="stop")["seen"]["window"] == "w"
+
+
+def test_a_start_that_was_cleared_is_left_to_the_run_that_keeps_a_window_by_now(
+    model: Model,
+    log: WindowLog,
+    ledger: Ledger,
+    airflow: Airflow,
+    monkeypatch: pytest.MonkeyPatch,
+    started: list[Any],
+) -> None:
+    without_rights(airflow, log, monkeypatch)
+    log.take(Current("w2", "r2"), lambda run: True)
+    airflow.tries = 2
+    with pytest.raises(
+        AirflowSkipException, match=r"Another run \(r2\) keeps a window of pong now; nothing is started"
+    ):
+        resume_task(SERVED).execute(airflow.context("resume"))
+    assert not started
+
+
+def stopped_while_it_starts(airflow: Airflow, state: str) -> None:
+    """`airfreight stop` in run r2 finds the model stopped; `resume` of run r1 is in this state."""
+    mine = airflow.xcoms.pop(("open_window", "return_value"))
+    airflow.xcoms["open_window", "return_value"] = open_window(airflow, SERVED, "r2", action="stop")
+    airflow.states, at_once = {"resume": state}, vars(WindowEvent(Kind.STOPPED, 0.0, "x", ours=True))
+    assert make(WatchSensor, SERVED).asked(airflow.context(WATCH, "r2"), at_once)["because"] == "asked"
+    airflow.xcoms["open_window", "return_value"], airflow.states = mine, {}
+
+
+def test_a_start_that_is_tried_again_heeds_a_stop_that_was_asked_for_since(
+    model: Model,
+    log: WindowLog,
+    ledger: Ledger,
+    airflow: Airflow,
+    monkeypatch: pytest.MonkeyPatch,
+    started: list[Any],
+) -> None:
+    opened(airflow, log)
+    stopped_while_it_starts(airflow, "up_for_retry")
+    assert log.current().closers == ("r2",)
+    airflow.alive.remove("r2")  # it had nothing to wait for
+    airflow.tries = 2
+    with pytest.raises(AirflowSkipException, match="Run r2 was asked to stop pong since; nothing is started"):
+        resume_task(SERVED).execute(airflow.context("resume"))
+    assert not started
+    watch(airflow, SERVED)
+    airflow.xcoms[WATCH, "return_value"] = saw(airflow, SERVED, Kind.STOPPED, sentence="x", ours=True)
+    assert record(airflow, monkeypatch)["closed_because"] == "asked" and log.current() == Current()
+
+
+def test_a_stop_says_nothing_to_a_run_whose_start_is_under_way_or_that_came_since(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow, started: list[Any]
+) -> None:
+    """It would take itself for closed until it watches; who wakes the model meanwhile would wait for that."""
+    opened(airflow, log)
+    stopped_while_it_starts(airflow, "running")
+    assert log.current().is_open
+    airflow.xcoms["open_window", "return_value"] = open_window(airflow, SERVED, "r2", action="stop")
+    log.take(Current("w3", "r3", touched=ago(-MINUTE)), lambda run: True)
+    airflow.states, at_once = {"resume": "up_for_retry"}, vars(WindowEvent(Kind.STOPPED, 0.0, "x", ours=True))
+    make(WatchSensor, SERVED).asked(airflow.context(WATCH, "r2"), at_once)
+    assert log.current().is_open, "woken since"
+    airflow.tries = 2
+    airflow.xcoms["open_window", "return_value"] = {"action": "open", "window": "w"}
+    resume_task(SERVED).execute(airflow.context("resume"))
+    assert started == [["resume"]]
 
 
 # ---- a stop, and what opened since -----------------------------------------------------------------------------------

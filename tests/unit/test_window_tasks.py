@@ -15,7 +15,6 @@ from airfreight.ledger import Ledger
 from airfreight.ledger_rules import Found
 from airfreight.windows import Current, Record, WindowLog, moment, text_of
 from airfreight_airflow.windows_events import Kind, WindowEvent
-from airfreight_airflow.windows_operators import skip_unless_opening
 from airfreight_airflow.windows_runs import Served
 from airfreight_airflow.windows_sensors import ServingSensor, StoppedSensor, WatchSensor
 from airfreight_airflow.windows_triggers import ServingTrigger, StoppedTrigger
@@ -29,6 +28,7 @@ from tests.unit.window_bench import (
     open_window,
     opened,
     record,
+    resume_task,
     saw,
     stop_task,
     watch,
@@ -201,7 +201,7 @@ def test_a_stop_takes_no_window(model: Model, log: WindowLog, ledger: Ledger, ai
     assert opened["action"] == "stop_now" and log.current() == Current() and not log.records()
     airflow.xcoms["open_window", "return_value"] = opened
     with pytest.raises(AirflowSkipException, match="nothing is started"):
-        skip_unless_opening(airflow.context("resume"))
+        resume_task(Served("pong", idle_after=MINUTE)).execute(airflow.context("resume"))
 
 
 # ---- until it is over --------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from airfreight.checkpoint import ChangedError
 from airfreight.errors import IntegrityError
 from airfreight.hours import Hours
-from airfreight.window_rules import WAKE_IDLE, Due, GoOn, Stop, Terms, due, end, longer, terms
+from airfreight.window_rules import WAKE_IDLE, Due, GoOn, Stop, Terms, due, end, longer, terms, until_others
 from airfreight.window_sums import Month, sum_up
 from airfreight.windows import Closing, Current, Opening, Record, WindowLog, text_of, window_id
 from tests.unit.memory_store import MemoryShelf
@@ -153,6 +153,45 @@ def test_a_note_of_an_airfreight_that_named_no_closers_is_read() -> None:
     assert log.reopen("r1") == Current("w1", "r1")
 
 
+def test_a_note_without_closers_is_one_that_an_older_airfreight_reads() -> None:
+    """It refuses a field it does not know, and a worker may not be replaced yet."""
+    note = json.loads(Current("w1", "r1", touched=at(1)).to_json())
+    assert set(note) == {"window", "run", "opens", "until", "touched", "closing", "format"}
+    closing = Current("w1", "r1", closing=True, closers=("r2",))
+    assert Current.from_json(closing.to_json()) == closing
+
+
+DAY = 24 * 60
+
+
+@pytest.mark.parametrize("noted", [True, False], ids=["noted by the run of the hours", "extended by its own"])
+@pytest.mark.parametrize(
+    ("touched", "counts"),
+    [(-480, False), (-DAY, False), (1, True)],
+    ids=["in the hours before", "before these opened", "after they closed"],
+)
+def test_a_touch_counts_for_no_hours_after_those_it_fell_in(noted: bool, touched: float, counts: bool) -> None:
+    log = WindowLog(MemoryShelf())
+    mine = log.take(Current("w1", "r1", opens=at(-600), until=at(0), touched=at(touched)), lambda run: True)
+    opens, until = at(DAY - 600), at(DAY)
+    if noted:
+        log.take(Current("w2", "r2", opens=opens, until=until), lambda run: True)
+    else:
+        log.extend("r1", mine, opens, until)
+    assert log.current() == Current("w1", "r1", opens=opens, until=until, touched=at(touched) if counts else "")
+    woken = log.take(Current("w3", "r3", opens=opens, until=until, touched=at(DAY - 1)), lambda run: True)
+    assert woken.touched == at(DAY - 1)
+
+
+def test_a_touch_counts_for_the_hours_that_are_made_longer_or_open_first() -> None:
+    log = WindowLog(MemoryShelf())
+    mine = log.take(Current("w1", "r1", touched=at(-700)), lambda run: True)
+    opened = log.take(Current("w2", "r2", opens=at(-600), until=at(0)), lambda run: True)
+    assert opened == Current("w1", "r1", opens=at(-600), until=at(0), touched=mine.touched)
+    longer = log.extend("r1", opened, at(-600), at(60))
+    assert longer is not None and longer.touched == mine.touched
+
+
 def test_a_dead_runs_window_is_taken_over() -> None:
     log = WindowLog(MemoryShelf())
     log.take(Current("w1", "r1", touched=at(0)), lambda run: True)
@@ -268,6 +307,24 @@ def test_the_hours_as_they_are_now_may_want_it_for_longer(until: int | None, now
     found = longer(kept, OFFICE, day + timedelta(hours=now))
     assert (found.closes if found else None) == (day.replace(hour=closes) if closes else None)
     assert longer(kept, [], day + timedelta(hours=now)) is None
+
+
+@pytest.mark.parametrize(
+    ("under", "hour", "again"),
+    [
+        (Terms(None, HALF_HOUR), 20, 32.0),
+        (Terms(None, HALF_HOUR), 8.05, 8.0),  # the run that leaves the note may be late
+        (Terms(None, HALF_HOUR), 8.1, 32.0),
+        (Terms(NOW, HALF_HOUR), 20, None),
+    ],
+)
+def test_terms_without_a_closing_hold_until_the_next_hours(under: Terms, hour: float, again: float | None) -> None:
+    day = datetime(2026, 11, 23, tzinfo=UTC)
+    found = until_others(under, OFFICE, day + timedelta(hours=hour))
+    assert found.again == (None if again is None else day + timedelta(hours=again, minutes=5))
+    assert until_others(under, [], day) == under and (found.closes, found.idle_after) == (under.closes, HALF_HOUR)
+    lost = Terms(None, None, again=NOW)
+    assert until_others(lost, OFFICE, NOW) == lost, "the store is asked again in a minute"
 
 
 def test_nothing_is_stopped_under_a_delivery() -> None:

@@ -19,7 +19,7 @@ from airfreight.windows import Current, Record, WindowLog, text_of
 from airfreight_airflow import windows_operators
 from airfreight_airflow.windows_events import Kind, WindowEvent
 from airfreight_airflow.windows_opening import OpenWindowSensor
-from airfreight_airflow.windows_operators import StopModelOperator, record_window
+from airfreight_airflow.windows_operators import ResumeOperator, StopModelOperator, record_window
 from airfreight_airflow.windows_runs import Served
 from airfreight_airflow.windows_sensors import WatchSensor
 from airfreight_airflow.windows_triggers import WatchTrigger
@@ -97,6 +97,10 @@ def watch(airflow: Airflow, served: Served) -> WatchTrigger:
 def saw(airflow: Airflow, served: Served, kind: Kind, **more: Any) -> Any:
     event = WindowEvent(kind, 0.0, **more)
     return make(WatchSensor, served).seen(airflow.context("wait_until_idle_or_closing"), vars(event))
+
+
+def resume_task(served: Served) -> Any:
+    return make(ResumeOperator, served)
 
 
 def stop_task(served: Served) -> Any:
