@@ -21,7 +21,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from airfreight.durations import words
 from airfreight.errors import AirfreightError, RequestError, TemporaryError
 from airfreight.hours import Window
-from airfreight.observation import Observation
+from airfreight.observation import Observation, is_stopped
 from airfreight.waking import OPEN_TASK
 from airfreight.window_rules import GIVE_UP, GoOn, Stop, Terms, end, longer, terms, until_others
 from airfreight.windows import Closing, Current, text_of
@@ -141,7 +141,7 @@ class Keeper:
             case Kind.IDLE | Kind.CLOSING | Kind.NEVER_READY:
                 return self._judge_end(event)
             case Kind.AGAIN:
-                return self.go_on()
+                return self.go_on(again=True)
         raise TemporaryError(event.sentence or "The wait ended without a reason.")
 
     def judge_asked(self, event: WindowEvent, asked: Asked) -> Outcome | GoOn:
@@ -170,15 +170,24 @@ class Keeper:
             return f"Run {by[0]} was asked to stop {self.served.name} since; nothing is started."
         return ""
 
-    def go_on(self) -> Outcome | GoOn:
-        """Say under which terms the window of this run goes on; where another run keeps one by now, it does not."""
+    def go_on(self, *, again: bool = False) -> Outcome | GoOn:
+        """Say under which terms the window of this run goes on; where another run keeps one by now, it does not.
+
+        Args:
+            again: it has gone on for a while, and its hours may have opened since; their run may come late to say so.
+        """
         now = datetime.now(tz=UTC)
         try:
             kept = self._kept(now)
             if kept.run != self.run_id:
                 return _lost_to(kept.run)
+            if self._was_stopped_by(kept):
+                # The note stays as it is until `record` lets it go: whoever wakes the model waits for that.
+                return Outcome(False, Closing.ASKED, f"{self.served.name} was stopped while it started.", ended=True)
             # It may be noted as being closed: the store went away then, or a task was cleared.
             kept = self._reopen(self.run_id) or kept
+            if again and (wanted := longer(kept, self.served.hours, now)):
+                kept = self._extend(kept, wanted) or kept
         except TemporaryError as error:
             again = Terms(None, None, again=now + STORE_RETRY)
             return GoOn(f"the store cannot be asked ({error.message})", again)
@@ -238,6 +247,19 @@ class Keeper:
             self.log.let_go(run)
             return None
         return kept
+
+    def _was_stopped_by(self, kept: Current) -> bool:
+        """Whether a stop that another run was asked for has closed this window, and the model is down.
+
+        Raises:
+            TemporaryError: the cluster does not answer.
+        """
+        if all(one == self.run_id for one in kept.closers):
+            return False
+        with suppress(RequestError):  # what may not be read is found out by the watch
+            service = self.observe().inference_service
+            return service is not None and is_stopped(service)
+        return False
 
     def _reopen(self, run: str) -> Current | None:
         return self.log.reopen(run, self.run_id, self.is_alive)

@@ -211,6 +211,16 @@ class TestForeign:
         ranges = [request.headers.get("Range", "") for request in registry.requests if "blobs" in request.path]
         assert any(text.startswith("bytes=") and int(text[6:].partition("-")[0]) > MIB // 2 for text in ranges)
 
+    def test_looking_for_names_goes_on_where_it_broke_too(self, registry: Registry, tmp_path: Path) -> None:
+        layers = [b"\x28\xb5\x2f\xfd zstd", packed(tar({"models/a": WEIGHTS, "models/b": b"b"}))]
+        found = folder(registry, Image(layers).place(registry), tmp_path)
+        registry.faults.append(Fault("break", "GET", "blobs", skip=2, after=MIB))
+        assert "broke" in sentence(TemporaryError, found.paths)
+        paths, problem = found.paths()
+        assert paths == ["a", "b"] and "is packed with zstd" in problem
+        ranges = [request.headers.get("Range", "") for request in registry.requests if "blobs" in request.path]
+        assert any(text.startswith("bytes=") and int(text[6:].partition("-")[0]) > MIB // 2 for text in ranges)
+
     def test_files_deep_inside_a_gzip_are_read_from_near_them(
         self, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -421,9 +421,37 @@ def test_a_start_that_is_tried_again_heeds_a_stop_that_was_asked_for_since(
     with pytest.raises(AirflowSkipException, match="Run r2 was asked to stop pong since; nothing is started"):
         resume_task(SERVED).execute(airflow.context("resume"))
     assert not started
-    watch(airflow, SERVED)
-    airflow.xcoms[WATCH, "return_value"] = saw(airflow, SERVED, Kind.STOPPED, sentence="x", ours=True)
+    model.stopped = True
+    airflow.xcoms[WATCH, "return_value"] = result = make(WatchSensor, SERVED).execute(airflow.context(WATCH))
+    assert not result["stop"] and result["sentence"] == "pong was stopped while it started."
+    assert not log.current().is_open
+    mine = airflow.xcoms.pop(("open_window", "return_value"))
+    deferred(lambda: open_window(airflow, SERVED, "r3"))  # somebody wakes it now
+    assert log.current().run == "r1", "no note that nobody would read"
+    airflow.xcoms["open_window", "return_value"] = mine
     assert record(airflow, monkeypatch)["closed_because"] == "asked" and log.current() == Current()
+    assert open_window(airflow, SERVED, "r3")["found"] == "stopped"
+
+
+def test_a_start_that_came_about_after_all_is_watched(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow
+) -> None:
+    opened(airflow, log)
+    stopped_while_it_starts(airflow, "up_for_retry")
+    airflow.alive.remove("r2")
+    model.stopped = False
+    watch(airflow, SERVED)
+    assert log.current().is_open
+
+
+def test_hours_that_have_opened_since_close_it_though_their_run_comes_late(
+    model: Model, log: WindowLog, ledger: Ledger, airflow: Airflow
+) -> None:
+    """It went on by a touch; the store, or Airflow, was away at the opening, and both came back together."""
+    served = Served("pong", hours_now(-10, 60))
+    opened(airflow, log, touched=ago(20 * HOUR))
+    trigger = deferred(lambda: saw(airflow, served, Kind.AGAIN)).trigger
+    assert 3500 < in_s(trigger.closes or 0) < 3601
 
 
 def test_a_stop_says_nothing_to_a_run_whose_start_is_under_way_or_that_came_since(

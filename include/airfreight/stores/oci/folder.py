@@ -7,10 +7,7 @@
 An image that is not ours has no airfreight.json. Its layers are then read in whole, once: so they are verified by their
 digests, and the files in them are hashed in the same pass, which is their identity (`digests`).
 
-The files are those that a container would see: a later layer hides files of earlier ones, and takes them out by
-whiteouts (`.wh.name`, `.wh..wh..opq`: opencontainers/image-spec, layer.md). A hard link is the file that lay at its
-target when its layer was laid down, wherever that was. Symbolic links to files of the same directory are followed;
-others are named as what cannot be read.
+The files are those that a container would see, see `merged`.
 """
 
 from __future__ import annotations
@@ -18,11 +15,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import posixpath
 import threading
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
 from airfreight.environment import RegistrySettings
@@ -30,25 +25,15 @@ from airfreight.errors import IntegrityError, RequestError
 from airfreight.manifest import MANIFEST_NAME, Manifest
 from airfreight.reading import Entry, is_reserved
 from airfreight.stores.oci.layer_reader import Layer, LayerReader
+from airfreight.stores.oci.merged import TOP, Found, lay, target_of
 from airfreight.stores.oci.reference import OciImage, is_digest
 from airfreight.stores.oci.registry import Document, Repository
 from airfreight.stores.oci.tar_scan import Kind, Member
 
-TOP = "models"  # KServe's modelcar and oci+native both serve this directory of an image
 MANIFEST_LIMIT = 256 * 1024 * 1024  # bytes; 100,000 files take about 20 MB
 LAST_LAYER_LIMIT = 32 * 1024 * 1024  # bytes of a last layer that may be an airfreight.json; larger ones hold a model
 MANIFEST_SHA256 = "airfreight.dev/manifest-sha256"
-WHITEOUT, OPAQUE = ".wh.", ".wh..wh..opq"
-LINKS_LIMIT = 40  # as Linux has it
 PREFERRED = ("linux", "amd64")
-
-
-@dataclass(frozen=True)
-class _Found:
-    """A thing in an image, and the layer it lies in."""
-
-    member: Member
-    layer: LayerReader
 
 
 class OciFolder:
@@ -67,7 +52,9 @@ class OciFolder:
         self._digest: str | None = None
         self._image: dict[str, Any] | None = None
         self._layers: list[LayerReader] | None = None
-        self._tree: dict[str, _Found] | None = None
+        self._tree: dict[str, Found] | None = None
+        self._looked: dict[int, LayerReader] = {}  # by number of the layer, for `paths`
+        self._unread: dict[int, str] = {}
 
     @property
     def root(self) -> OciImage:
@@ -119,17 +106,21 @@ class OciFolder:
 
         Raises:
             RequestError: there is no such image.
-            TemporaryError: it cannot be read now.
+            TemporaryError: it cannot be read now; what was read so far is kept for the next call.
         """
-        tree: dict[str, _Found] = {}
-        problem = ""
+        tree: dict[str, Found] = {}
         with self._lock:
-            for described in self._manifest()["layers"]:
+            for number, described in enumerate(self._manifest()["layers"]):
+                if number in self._unread:
+                    continue
                 try:
-                    (layer,) = _layers(self.root, {"layers": [described]})
-                    _apply(tree, LayerReader(self._repository, layer, whole=False))
+                    if number not in self._looked:
+                        (layer,) = _layers(self.root, {"layers": [described]})
+                        self._looked[number] = LayerReader(self._repository, layer, whole=False)
+                    lay(tree, self._looked[number])
                 except (RequestError, IntegrityError) as error:
-                    problem = problem or error.message
+                    self._unread[number] = error.message
+            problem = next(iter(self._unread.values()), "")
         top = f"{TOP}/"
         paths = [
             path.removeprefix(top)
@@ -150,7 +141,7 @@ class OciFolder:
             relative = path.removeprefix(f"{TOP}/")
             if relative == path or is_reserved(relative) or thing.member.kind is Kind.DIRECTORY:
                 continue
-            target, problem = _target(tree, path)
+            target, problem = target_of(tree, path)
             found[relative] = Entry(0, problem) if target is None else Entry(target.member.size)
         return found
 
@@ -159,7 +150,7 @@ class OciFolder:
         tree = self._merged()
         found = {}
         for path in tree:
-            target, _ = _target(tree, path)
+            target, _ = target_of(tree, path)
             if path.startswith(f"{TOP}/") and target is not None and target.member.sha256 is not None:
                 found[path.removeprefix(f"{TOP}/")] = target.member.sha256
         return found
@@ -193,7 +184,7 @@ class OciFolder:
                 "somebody changed it; build the image again."
             )
         if not found:
-            target, _ = _target(self._merged(), f"{TOP}/{MANIFEST_NAME}")
+            target, _ = target_of(self._merged(), f"{TOP}/{MANIFEST_NAME}")
             found = [] if target is None else [(target.member, target.layer)]
         if not found:
             return None
@@ -216,15 +207,15 @@ class OciFolder:
             )
         return data
 
-    def _find(self, path: str) -> tuple[_Found | None, str]:
+    def _find(self, path: str) -> tuple[Found | None, str]:
         """Return the file behind a path, without reading more layers than need be."""
         with self._lock:
             for layer in self._readers() if self._tree is None and self._is_ours() else []:
                 if layer.layer.annotations.get("org.opencontainers.image.title") == path:
                     for member in layer.members():
                         if member.path == f"{TOP}/{path}" and member.kind is Kind.FILE:
-                            return _Found(member, layer), ""
-        return _target(self._merged(), f"{TOP}/{path}")
+                            return Found(member, layer), ""
+        return target_of(self._merged(), f"{TOP}/{path}")
 
     def _is_ours(self) -> bool:
         return MANIFEST_SHA256 in (self._manifest().get("annotations") or {})
@@ -254,82 +245,19 @@ class OciFolder:
                 ]
             return self._layers
 
-    def _merged(self) -> dict[str, _Found]:
+    def _merged(self) -> dict[str, Found]:
         """Return what a container would see, by path."""
         with self._lock:
             if self._tree is None:
-                tree: dict[str, _Found] = {}
+                tree: dict[str, Found] = {}
                 for layer in self._readers():
-                    _apply(tree, layer)
+                    lay(tree, layer)
                 if not any(path == TOP or path.startswith(f"{TOP}/") for path in tree):
                     raise RequestError(
                         f"{self.root} holds no /{TOP}, where KServe looks for a model: name the image of a model."
                     )
                 self._tree = tree
             return self._tree
-
-
-def _apply(tree: dict[str, _Found], layer: LayerReader) -> None:
-    """Lay one layer over those below it."""
-    members = layer.members()
-    for member in members:
-        directory, _, name = member.path.rpartition("/")
-        if name == OPAQUE:
-            _remove(tree, directory, itself=False)
-        elif name.startswith(WHITEOUT):
-            _remove(tree, posixpath.join(directory, name.removeprefix(WHITEOUT)))
-    directories = _directories(tree)
-    for member in members:
-        if member.path.rpartition("/")[2].startswith(WHITEOUT) or not member.path:
-            continue
-        linked = tree.get(_inside(member.target)) if member.kind is Kind.HARDLINK else None
-        if member.kind is not Kind.DIRECTORY and member.path in directories:
-            _remove(tree, member.path)
-        # A hard link is the file that its target is now; what later layers put there is none of its business.
-        if linked is None or linked.member.kind is Kind.DIRECTORY:
-            linked = _Found(member, layer)
-        tree[member.path] = linked
-
-
-def _remove(tree: dict[str, _Found], path: str, itself: bool = True) -> None:
-    below = f"{path}/" if path else ""
-    for other in [other for other in tree if other.startswith(below) or (itself and other == path)]:
-        del tree[other]
-
-
-def _directories(tree: Mapping[str, _Found]) -> set[str]:
-    """Return all directories, also those that only the paths in them tell of."""
-    found = {path for path, thing in tree.items() if thing.member.kind is Kind.DIRECTORY}
-    for path in tree:
-        directory = posixpath.dirname(path)
-        while directory and directory not in found:
-            found.add(directory)
-            directory = posixpath.dirname(directory)
-    return found
-
-
-def _target(tree: Mapping[str, _Found], path: str) -> tuple[_Found | None, str]:
-    """Return the file that a path leads to; else None, and why, to follow the path in a sentence."""
-    for _ in range(LINKS_LIMIT):
-        thing = tree.get(path)
-        if thing is None:
-            return None, "" if _ == 0 else "is a link to nothing"
-        kind = thing.member.kind
-        if kind is Kind.FILE:
-            return thing, ""
-        if kind is Kind.HARDLINK:  # else it would be what it links to, see `_apply`
-            return None, "is a link to nothing"
-        if kind is Kind.SYMLINK:
-            path = _inside(posixpath.join("/", posixpath.dirname(path), thing.member.target))
-        else:
-            return None, "is a link to a directory" if kind is Kind.DIRECTORY else "is no regular file"
-        if not path.startswith(f"{TOP}/"):
-            return None, f"is a link that leads out of /{TOP}"
-    return None, "is a link to itself"
-
-
-def _inside(path: str) -> str:
-    return posixpath.normpath(posixpath.join("/", path)).lstrip("/")
 
 
 def _parsed(root: OciImage, document: Document) -> dict[str, Any]:
