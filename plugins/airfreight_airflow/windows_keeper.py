@@ -162,6 +162,7 @@ class Keeper:
         Raises:
             TemporaryError: the store does not answer.
         """
+        self.log.forget(self.is_alive)  # a run that is gone keeps no window from one that is cleared
         kept = self._kept(datetime.now(tz=UTC))
         if kept.run != self.run_id:
             return f"Another run ({kept.run}) keeps a window of {self.served.name} now; nothing is started."

@@ -396,6 +396,21 @@ def test_a_start_that_was_cleared_is_left_to_the_run_that_keeps_a_window_by_now(
     assert not started
 
 
+def test_a_start_that_was_cleared_takes_over_from_a_run_that_is_gone(
+    model: Model,
+    log: WindowLog,
+    ledger: Ledger,
+    airflow: Airflow,
+    monkeypatch: pytest.MonkeyPatch,
+    started: list[Any],
+) -> None:
+    without_rights(airflow, log, monkeypatch)
+    log.take(Current("w2", "deleted"), lambda run: True)
+    airflow.tries = 2
+    resume_task(SERVED).execute(airflow.context("resume"))
+    assert started == [["resume"]] and log.current() == Current("w", "r1")
+
+
 def stopped_while_it_starts(airflow: Airflow, state: str) -> None:
     """`airfreight stop` in run r2 finds the model stopped; `resume` of run r1 is in this state."""
     mine = airflow.xcoms.pop(("open_window", "return_value"))
