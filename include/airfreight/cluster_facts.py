@@ -42,7 +42,7 @@ def delivery_facts(
 
     Args:
         serving: which nodes count: those that may run it. Where none may now, for they are still to be added or ready,
-            and where it is None, all that take pods stand for them.
+            and where it is None, all that take pods stand for them (`Facts.stand_ins`).
         runtime: specification of its ServingRuntime, which may keep it on some nodes too.
     Raises:
         RequestError: KServe's ConfigMap holds no JSON.
@@ -62,6 +62,7 @@ def delivery_facts(
         version=version_of(cluster.version()),
         old_nodes=tuple(f"{name} with {runtimes[name]}" for name, can in sorted(able.items()) if can is False),
         new_nodes=sum(can is not False for can in able.values()),
+        stand_ins=not fitting,
         pod_security=_pod_security(_seen(lambda: cluster.get(NAMESPACES, None, namespace))),
     )
     return replace(facts, image_volumes=_takes_image_volumes(cluster, namespace))

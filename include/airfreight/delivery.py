@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from airfreight.errors import RequestError
@@ -77,6 +77,7 @@ class Facts:
         can_pull: whether nodes could pull the image; False was said to the user already.
         unproven: why nodes without a login of their own cannot pull it, with the remedy.
         live: the mode that the model has now.
+        stand_ins: whether no node may run it now, so that `old_nodes` and `new_nodes` are of others.
     """
 
     oci_mode: str | None = None
@@ -89,6 +90,7 @@ class Facts:
     can_pull: bool | None = None
     unproven: str = ""
     live: Mode | None = None
+    stand_ins: bool = False
 
     @property
     def old_ones(self) -> str:
@@ -163,8 +165,10 @@ def choose(wanted: Mode | None, artifacts: Artifacts, facts: Facts) -> Choice:
             raise RequestError(f"Delivery {wanted} is not possible here: {against}.")
         return _chosen(wanted, artifacts, f"as asked for{_but(wanted, facts)}")
     live = facts.live
-    if live is not None and artifacts.of(live) and objection(live, facts) is None:
-        return _chosen(live, artifacts, f"as the model has it now{_but(live, facts)}; `delivery` may name another mode")
+    # Nodes to which it cannot come say nothing against a mode with which it has run.
+    kept = replace(facts, old_nodes=()) if facts.stand_ins else facts
+    if live is not None and artifacts.of(live) and objection(live, kept) is None:
+        return _chosen(live, artifacts, f"as the model has it now{_but(live, kept)}; `delivery` may name another mode")
     objections: list[str] = []
     for mode in PREFERENCE:
         if not artifacts.of(mode):

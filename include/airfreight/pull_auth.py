@@ -70,18 +70,21 @@ def look(
 
     Args:
         image: by digest.
-        wanted: name of a pull Secret that must be there, or "".
+        wanted: name of a pull Secret that must be there, or ""; where the runtime lists others, no node would use it,
+            and theirs decide.
         runtime: specification of the model's ServingRuntime.
     Raises:
         RequestError: a listed Secret is missing or of a wrong type, a login in it is malformed, the wanted one has none
             for this registry, the registry refuses the login, or has no such image.
     """
     own = [str(entry.get("name")) for entry in (runtime or {}).get("imagePullSecrets") or []]
+    unused = ""
     if own and wanted and wanted not in own:
-        raise RequestError(
+        unused = (
             f"The ServingRuntime lists imagePullSecrets of its own, and Secret {wanted} is not among them, so no node "
             "would use it; list it there too, or name a ServingRuntime that lists none."
         )
+        wanted = ""
     holder = "the ServingRuntime" if own else f"the service account {MODEL_SERVICE_ACCOUNT}"
     names = own or _listed(cluster, namespace, wanted)
     if names is None:
@@ -109,7 +112,8 @@ def look(
     if unread and not logins:
         return Seen(None, None, f"Pull login: not checked, because Secret {', '.join(unread)} may not be read.")
     seen = _ask(image, logins, faults, settings, namespace, holder)
-    return replace(seen, unproven=others[0]) if seen.unproven and others else seen
+    why = unused or next(iter(others), "")
+    return replace(seen, unproven=why) if seen.unproven and why else seen
 
 
 def _listed(cluster: Cluster, namespace: str, wanted: str) -> list[str] | None:

@@ -5,9 +5,10 @@ killed end by themselves, and the next run of the same model removes them.
 
 Where no listed Secret has a login for the model's image (`pull_auth`, `Seen.unproven`), a login of the nodes' own is
 the only way, and nobody sees one from here: a credential provider and a typo in a Secret look the same. What shows it
-is a pull: one that a node just made, or the image on every node that is made ready. Without either `check_proof` leaves
-a model alone that runs, for with GPUs its pod would end first and the next one would wait for its image for ever. Where
-nothing runs nothing is lost: the log has said it, and the wait for the release sees the pull.
+is a pull: one that a node just made, the image on every node that is made ready, or a model that is ready with that
+very image. Without any of them `check_proof` leaves a model alone that runs, for with GPUs its pod would end first and
+the next one would wait for its image for ever. Where nothing runs nothing is lost: the log has said it, and the wait
+for the release sees the pull.
 """
 
 from __future__ import annotations
@@ -20,7 +21,16 @@ from typing import TYPE_CHECKING
 from airfreight.cluster import INFERENCE_SERVICES, PODS, Cluster, Right
 from airfreight.disk import Node, whole_name
 from airfreight.errors import AirfreightError, RequestError, TemporaryError
-from airfreight.observation import Failed, KubernetesObject, Pending, failure_error, is_stopped, metadata, name_of
+from airfreight.observation import (
+    Failed,
+    KubernetesObject,
+    Pending,
+    condition,
+    failure_error,
+    is_stopped,
+    metadata,
+    name_of,
+)
 from airfreight.prepull import LABEL, NODES, WAIT_S, Image, Pull, Pulled, Untried, images_of, judge, missing, pull_pod
 
 if TYPE_CHECKING:
@@ -99,16 +109,24 @@ def check_proof(
     if nodes and not missing([Image(image, "the model")], nodes):
         return
     live = cluster.get(INFERENCE_SERVICES, request.namespace, request.name)
-    if live is None or is_stopped(live):
+    if live is None or is_stopped(live) or _is_ready_with(live, image):
         return
     if pulled is None:
         way = "deliver it with airfreight register --stage, which has them pull it first"
     else:
         way = "mend what kept them from pulling it beforehand, as the log says"
+    files = "; or choose delivery s3" if request.artifacts.s3 else ""
     raise RequestError(
-        f"{plan.unproven.rstrip('.')}; or, where the nodes have a login of their own, {way}, for {request.name} runs "
-        "and is not touched before a node has shown that it gets the image."
+        f"{plan.unproven.rstrip('.')}{files}; or, where the nodes have a login of their own, {way}, or stop the model "
+        f"first, for {request.name} runs and is not touched before a node has shown that it gets the image."
     )
+
+
+def _is_ready_with(live: KubernetesObject, image: str) -> bool:
+    """Say whether an InferenceService is ready and serves this image: then a node got it."""
+    model = ((live.get("spec") or {}).get("predictor") or {}).get("model") or {}
+    _, _, served = str(model.get("storageUri", "")).partition("://")
+    return whole_name(served) == whole_name(image) and condition(live, "Ready").get("status") == "True"
 
 
 def _begin(

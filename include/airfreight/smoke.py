@@ -84,6 +84,9 @@ def pod_of(service: Mapping[str, Any], runtime: Mapping[str, Any]) -> dict[str, 
     spec = copy.deepcopy({**under, **over})
     if "nodeSelector" in under:
         spec["nodeSelector"] = {**under["nodeSelector"], **(over.get("nodeSelector") or {})}
+    if "imagePullSecrets" in under:  # its merge key is the name
+        both = [*under["imagePullSecrets"], *(over.get("imagePullSecrets") or [])]
+        spec["imagePullSecrets"] = list({one["name"]: dict(one) for one in both}.values())
     containers = runtime["spec"]["containers"]
     server = next(one for one in containers if one["name"] == SERVER)
     merged = _filled(_merged(server, predictor["model"]), service)

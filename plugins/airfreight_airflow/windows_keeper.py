@@ -190,8 +190,8 @@ class Keeper:
             if again and (wanted := longer(kept, self.served.hours, now)):
                 kept = self._extend(kept, wanted) or kept
         except TemporaryError as error:
-            again = Terms(None, None, again=now + STORE_RETRY)
-            return GoOn(f"the store cannot be asked ({error.message})", again)
+            later = Terms(None, None, again=now + STORE_RETRY)
+            return GoOn(f"the store cannot be asked ({error.message})", later)
         return GoOn("its window is open", self.terms(kept))
 
     def hold(self, window: str, *, own: bool, asked: Asked) -> str | Outcome | GoOn:

@@ -167,7 +167,8 @@ def test_where_no_node_may_run_it_now_all_that_take_pods_stand_for_them() -> Non
     """A pool that grows from nothing mostly has the container runtime of the others."""
     cluster = FakeCluster(nodes=[node("cpu", OLD, gpus=0), node("away", unschedulable=True)])
     found = facts(cluster, Serving(gpus=8))
-    assert (found.old_nodes, found.new_nodes) == ((f"cpu with {OLD}",), 0)
+    assert (found.old_nodes, found.new_nodes, found.stand_ins) == ((f"cpu with {OLD}",), 0, True)
+    assert facts(cluster, Serving()).stand_ins is False, "the same node, which now may run it"
 
 
 def test_what_may_not_be_seen_is_unknown() -> None:

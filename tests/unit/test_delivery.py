@@ -151,6 +151,19 @@ def test_a_mode_that_is_forbidden_or_no_more_published_is_not_kept(
     assert choose(None, artifacts, facts(live=live, **changes)).mode is mode
 
 
+def test_nodes_to_which_it_cannot_come_forbid_nothing_to_a_model_that_is_there() -> None:
+    """Its pool is at nothing, or its one node is drained: the others are no reason to take another mode."""
+    away = {"old_nodes": OLD, "new_nodes": 0, "stand_ins": True}
+    choice = choose(None, BOTH, facts(live=Mode.NATIVE, **away))
+    assert (choice.mode, choice.reason) == (
+        Mode.NATIVE, "as the model has it now; `delivery` may name another mode",
+    )  # fmt: skip
+    assert choose(None, BOTH, facts(**away)).mode is Mode.OCI, "to a new one they say what to expect"
+    assert choose(None, BOTH, facts(live=Mode.NATIVE, image_volumes=False, **away)).mode is Mode.OCI
+    with pytest.raises(RequestError, match="no node's container runtime can mount an image"):
+        choose(Mode.NATIVE, BOTH, facts(live=Mode.NATIVE, **away))
+
+
 def test_a_mode_asked_for_is_not_the_one_that_is_there() -> None:
     assert choose(Mode.S3, BOTH, facts(live=Mode.NATIVE)).mode is Mode.S3
 

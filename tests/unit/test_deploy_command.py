@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
 from collections.abc import Iterator
@@ -40,6 +41,7 @@ class FakeCluster:
         self.applied: list[Thing] = []
         self.live: Thing | None = None
         self.images: list[str] = []
+        self.secret: Thing = {"data": {}}
 
     def version(self) -> Thing:
         return {"major": "1", "minor": "34"}
@@ -52,7 +54,7 @@ class FakeCluster:
             "ConfigMap": {"data": {"storageInitializer": json.dumps(self.oci)}},
             "Namespace": {"metadata": {"labels": label}},
             "ServiceAccount": {"metadata": {"name": name}},
-            "Secret": {"data": {}},
+            "Secret": self.secret,
         }.get(resource.kind)
 
     def items(self, resource: Resource, namespace: str | None = None, selector: str = "", *, fields: str = "") -> Any:
@@ -374,7 +376,8 @@ def closed() -> Iterator[str]:
 OWN = (
     "lists no Secret with one; make Secret airfreight-pull of type kubernetes.io/dockerconfigjson there and list it in "
     "imagePullSecrets; or, where the nodes have a login of their own, deliver it with airfreight register --stage, "
-    "which has them pull it first, for pong runs and is not touched before a node has shown that it gets the image."
+    "which has them pull it first, or stop the model first, for pong runs and is not touched before a node has shown "
+    "that it gets the image."
 )
 
 
@@ -418,7 +421,30 @@ def test_of_files_and_an_image_that_nobody_may_get_the_files_are_taken(
     assert "Delivery s3: not oci+native: only nodes with a login of their own could pull the image, as was" in shown
     assert [one["spec"]["predictor"]["model"]["storageUri"] for one in cluster.applied] == [S3, S3]
     assert main(words("deploy", S3, closed, delivery="oci+native")) == 2
-    assert "and is not touched before a node has shown" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "list it in imagePullSecrets; or choose delivery s3; or, where the nodes have a login of their own" in said
+    assert "and is not touched before a node has shown" in said
+
+
+@pytest.mark.parametrize(
+    ("mode", "ready", "other", "code"),
+    [
+        ("oci", "True", False, 0),
+        ("oci+native", "True", False, 0),
+        ("oci+native", "False", False, 2),
+        ("oci+native", None, False, 2),
+        ("oci+native", "True", True, 2),
+    ],
+)
+def test_a_model_that_is_ready_with_the_image_has_shown_that_a_node_gets_it(
+    cluster: FakeCluster, closed: str, mode: str, ready: str | None, other: bool, code: int
+) -> None:
+    """Whatever of it changes otherwise, and though the nodes list but some of their images."""
+    uri = closed.replace("oci://", f"{mode}://")
+    cluster.live = live_service(uri.replace("pong@", "ping@") if other else uri)
+    cluster.live["status"] = {"conditions": [{"type": "Ready", "status": ready}] if ready else []}
+    assert main(words("deploy", closed, delivery="oci+native")) == code
+    assert len(cluster.applied) == (code == 0)
 
 
 @pytest.mark.parametrize("command", ["deploy", "smoke", "render"])
@@ -476,9 +502,17 @@ def test_the_secrets_of_a_runtime_are_those_that_count(
 ) -> None:
     cluster.runtime = copy.deepcopy(RUNTIME)
     cluster.runtime["spec"]["imagePullSecrets"] = [{"name": "own"}]
+    config = base64.b64encode(json.dumps({"auths": {"other.example": {}}}).encode()).decode()
+    cluster.secret = {"type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": config}}
+    native = closed.replace("oci://", "oci+native://")
+    cluster.live, cluster.changes = live_service(native), False
+    assert main(words("deploy", S3, closed, pull_secret="airfreight-pull")) == 0
+    assert cluster.applied[0]["spec"]["predictor"]["model"]["storageUri"] == native, "it keeps its mode"
+    cluster.changes = True
     assert main(words("deploy", closed, pull_secret="airfreight-pull")) == 2
     said = capsys.readouterr().err
     assert "The ServingRuntime lists imagePullSecrets of its own, and Secret airfreight-pull is not among them" in said
+    assert "name a ServingRuntime that lists none; or, where the nodes have a login of their own, deliver it" in said
 
 
 def test_render_without_a_cluster_prints_what_deploy_would_apply(

@@ -170,10 +170,31 @@ def test_where_a_runtime_lists_secrets_of_its_own_the_accounts_do_not_count() ->
         found = seen(FakeCluster("pull", pull=good, own=secret("other.example")), image, runtime=runtime)
         assert "no Secret that the ServingRuntime lists has one" in found.note
         assert found.unproven.startswith("Secret own in namespace models has a login for other.example and none for")
-        assert refusal(FakeCluster("pull", pull=good, own=good), image, "pull", runtime) == (
-            "The ServingRuntime lists imagePullSecrets of its own, and Secret pull is not among them, so no node would "
-            "use it; list it there too, or name a ServingRuntime that lists none."
-        )
+
+
+@pytest.mark.parametrize("other", [{}, {"other": secret("other.example")}])
+def test_a_secret_that_a_runtime_with_others_does_not_list_is_said_where_these_do_not_get_the_image(
+    other: dict[str, Thing],
+) -> None:
+    """The pod uses those of the runtime, so a model may well run with them, and they decide."""
+    unused = (
+        "The ServingRuntime lists imagePullSecrets of its own, and Secret pull is not among them, so no node would "
+        "use it; list it there too, or name a ServingRuntime that lists none."
+    )
+    names = [{"name": name} for name in (*other, "own")]
+    runtime = {"imagePullSecrets": names}
+    with Registry(auth="basic", accounts={"puller": "right"}) as registry:
+        image, good = publish(registry), secret(registry.host)
+        found = seen(FakeCluster("pull", pull=good, own=good, **other), image, "pull", runtime)
+        assert "the login of Secret own" in found.note and found.unproven == ""
+        strange = FakeCluster("pull", pull=good, own=secret("other.example"), **other)
+        found = seen(strange, image, "pull", runtime)
+        assert "no Secret that the ServingRuntime lists has one" in found.note and found.unproven == unused
+        wrong = FakeCluster("pull", pull=good, own=secret(registry.host, wrong=True), **other)
+        assert "to the login of Secret own in namespace models; correct" in refusal(wrong, image, "pull", runtime)
+    with Registry() as registry:
+        found = seen(FakeCluster("pull", own=secret("other.example"), **other), publish(registry), "pull", runtime)
+        assert "gives it to everybody" in found.note and found.unproven == ""
 
 
 def test_what_a_registry_gives_to_everybody_is_proven_whatever_a_secret_is_for() -> None:

@@ -177,8 +177,8 @@ def test_what_runs_is_not_changed_for_an_image_that_no_node_could_be_asked_to_pu
     assert run.code("register", *other, run="run-2") == 2
     assert (
         "make Secret airfreight-pull; or, where the nodes have a login of their own, mend what kept them from pulling "
-        "it beforehand, as the log says, for pong runs and is not touched before a node has shown that it gets the "
-        "image."
+        "it beforehand, as the log says, or stop the model first, for pong runs and is not touched before a node has "
+        "shown that it gets the image."
     ) in capsys.readouterr().err
     assert kube.log == log and run("releases")["locked_by"] is None
     pulled.append(Pulled(image.replace("1" * 64, "2" * 64), "n1", 1.0))

@@ -118,6 +118,10 @@ def test_what_kserve_takes_of_a_runtime_and_what_of_the_predictor_goes_before_it
         "schedulerName": "bins",
     }  # fmt: skip
     assert spec["nodeSelector"] == {"pool": "gpu", "zone": "x"}
+    service = rendered(Mode.OCI)
+    service["spec"]["predictor"]["imagePullSecrets"] = [{"name": "mine"}, {"name": "other-pull"}]
+    assert pod_of(service, RUNTIME)["spec"]["imagePullSecrets"] == [{"name": "mine"}, {"name": "other-pull"}]
+    assert pod_of(service, runtime)["spec"]["imagePullSecrets"] == [{"name": "other-pull"}, {"name": "mine"}]
     own = pod_of(rendered(Mode.OCI, node_selector=["zone=y", "a=b"], tolerations=["mine:NoExecute"]), runtime)["spec"]
     assert own["nodeSelector"] == {"pool": "gpu", "zone": "y", "a": "b"}
     assert own["tolerations"] == [{"key": "mine", "operator": "Exists", "effect": "NoExecute"}]
