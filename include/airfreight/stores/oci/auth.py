@@ -26,7 +26,6 @@ from airfreight.stores.oci.logins import Login
 from airfreight.stores.oci.oci_errors import Asked, DeniedError
 from airfreight.stores.oci.reference import host_of, is_loopback
 
-TOKEN_LIMIT = 64 * 1024  # bytes of the answer that holds a token
 DEFAULT_LIFE = 60.0  # seconds (token.md: "expires_in ... default to 60 seconds")
 MARGIN = 30.0  # seconds; a token is renewed that long before its end, or at two thirds of a short life
 _WORDS = re.compile(r'([\w.~+/-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))|([A-Za-z][\w-]*)')

@@ -146,7 +146,6 @@ def assemble(
     layers: Sequence[PlacedLayer],
     base: Base | None = None,
     *,
-    last: PlacedLayer | None = None,
     recipe: str = RECIPE,
 ) -> ModelImage:
     """Return the documents of a model's image.
@@ -154,10 +153,9 @@ def assemble(
     Args:
         layers: of its files, in the order of `layers.plan`.
         base: what it is built on; None: nothing.
-        last: the layer of the manifest, where somebody else wrote its archive.
         recipe: who wrote the layers, and how.
     """
-    placed = (*layers, last or PlacedLayer.of_manifest(manifest))
+    placed = (*layers, PlacedLayer.of_manifest(manifest))
     annotations = _annotations(manifest, base, recipe)
     images = base.images if base is not None else (None,)
     configs = tuple(_config(image, placed) for image in images)
