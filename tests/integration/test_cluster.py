@@ -425,10 +425,10 @@ def test_the_doctor_sees_what_this_namespace_lacks(target: Target) -> None:
         "airfreight-publisher, airfreight-validator, airfreight-airflow not there"
     )
     assert checks[f"Secret airfreight-store in {target.namespace}"].state is State.MISSING
-    rights = checks["rights of airfreight-deployer"]
-    assert (rights.detail, rights.remedy) == (
-        "it may not list nodes in the cluster (and 1 more)",
-        "kubectl apply -k include/kubernetes/cluster",
-    )
-    assert checks["rights of airfreight-airflow"].detail.startswith("it may not create pods in ")
+    assert checks["rights of airfreight-deployer"].state is State.OK
+    # What the docs leave to the site is no fault, and is said.
+    rights = checks["rights of airfreight-deployer, optional"]
+    assert rights.state is State.OK and rights.detail.startswith("it may not list nodes in the cluster (and 2 more), ")
+    assert rights.remedy == "kubectl apply -k include/kubernetes/cluster"
+    assert checks["rights of airfreight-airflow"].detail.startswith("it may not get pods in ")
     assert target.runtime in checks[f"ServingRuntimes in {target.namespace}"].detail
