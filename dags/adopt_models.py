@@ -17,7 +17,7 @@ that kept the window was deleted or failed. `serve_<name>` then opens a window, 
 | task | what it does | when it fails |
 |---|---|---|
 | `look` | reads each such model, its release ledger and the record of its last window; its log has a line for each. Left alone: what is stopped, what a delivery tries a release on, what was told to stop within 10 min, what has a run of `serve_<name>` under way, and what has that DAG paused | the cluster or the store does not answer |
-| `adopt` | starts one run of `serve_<name>` for each, with conf `{"because": "found"}` | Airflow refuses the run |
+| `adopt` | starts one run of `serve_<name>` for each, under the id `found__TIME` | Airflow refuses the run |
 | `report` | says which models could not be looked at | that is what it is for |
 
 **On call.** A failed `report` names models and reasons; the others were looked at. Nothing depends on this DAG: while it is paused, a model started by hand stays up until somebody stops it, or its next window ends.

@@ -19,10 +19,10 @@ from airfreight.catalog import CATALOG, survey_file
 from airfreight.errors import AirfreightError, RequestError, TemporaryError
 from airfreight.fights import fight_over
 from airfreight.observation import is_stopped
-from airfreight.windows import Opening, moment
+from airfreight.windows import moment
 from airfreight_airflow import failures
 from airfreight_airflow.windows_keeper import Keeper
-from airfreight_airflow.windows_runs import Served, failed_tasks
+from airfreight_airflow.windows_runs import ADOPTED, Served, failed_tasks
 
 LOOK_TASK = "look"
 SETTLING = timedelta(minutes=10)
@@ -50,7 +50,7 @@ def models_to_adopt(catalog: Path = CATALOG) -> list[dict[str, Any]]:
     """The `look` task: which windows to open.
 
     Returns:
-        For each, what `TriggerDagRunOperator` takes: `trigger_dag_id`, `trigger_run_id` and `conf`.
+        For each, what `TriggerDagRunOperator` takes: `trigger_dag_id` and `trigger_run_id`.
     """
     context, now = get_current_context(), datetime.now(tz=UTC)
     failed, found = [], []
@@ -64,10 +64,7 @@ def models_to_adopt(catalog: Path = CATALOG) -> list[dict[str, Any]]:
             continue
         log.info("%s: %s", verdict.name, verdict.sentence)
         if verdict.adopt:
-            run_id = f"{Opening.FOUND}__{now:%Y%m%dT%H%M%SZ}"
-            found.append(
-                {"trigger_dag_id": served.dag_id, "trigger_run_id": run_id, "conf": {"because": str(Opening.FOUND)}}
-            )
+            found.append({"trigger_dag_id": served.dag_id, "trigger_run_id": f"{ADOPTED}{now:%Y%m%dT%H%M%SZ}"})
     context["ti"].xcom_push(key="failed", value=failed)
     return found
 

@@ -29,7 +29,7 @@ from airfreight.windows import (
     window_id,
 )
 from airfreight_airflow.windows_keeper import STORE_RETRY, Keeper
-from airfreight_airflow.windows_runs import OPEN, STOP_NOW
+from airfreight_airflow.windows_runs import ADOPTED, OPEN, STOP_NOW
 from airfreight_airflow.windows_sensors import WindowSensor, ending
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def _action(context: Context) -> str:
 
 
 def _because(context: Context) -> Opening:
-    if (context["dag_run"].conf or {}).get("because") == Opening.FOUND:
+    if str(context["run_id"]).startswith(ADOPTED):
         return Opening.FOUND
     run_type = context["dag_run"].run_type
     kind = str(getattr(run_type, "value", run_type))

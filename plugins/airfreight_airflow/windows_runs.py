@@ -11,13 +11,15 @@ from airfreight.catalog import CatalogModel
 from airfreight.durations import parse_duration
 from airfreight.hours import Hours
 from airfreight.warmup import longest
-from airfreight.windows import Current, text_of
+from airfreight.windows import Current, Opening, text_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 OPEN, STOP, STOP_NOW = "open", "stop", "stop_now"
 RESUME_TASK = "resume"
+ADOPTED = f"{Opening.FOUND}__"
+"""How the id of a run begins that `adopt_models` starts: its conf has no room for it, for a form has no such field."""
 NOBODYS = "stop"
 """What a stop keeps where no window is open, so that who wakes the model meanwhile waits for the end of it."""
 _ALIVE, _ENDED = ("queued", "running"), ("success", "failed")

@@ -43,9 +43,10 @@ class Airflow:
         self.xcoms: dict[tuple[str, str], Any] = {}
         self.states: dict[str, str] = {}
         self.tries = 1
+        self.run_id = "r1"  # of whom a task is, where nothing else is said
         self.fired: datetime | None = None  # the moment a scheduled run is for; None: now
 
-    def context(self, task: str, run_id: str = "r1", run_type: str = "manual", **params: Any) -> Any:
+    def context(self, task: str, run_id: str = "", run_type: str = "manual", **params: Any) -> Any:
         def pull(task_ids: str, key: str = "return_value") -> Any:
             return self.xcoms.get((task_ids, key))
 
@@ -61,7 +62,7 @@ class Airflow:
         )
         run = SimpleNamespace(run_type=run_type, conf={}, run_after=self.fired or datetime.now(tz=UTC))
         dag = SimpleNamespace(dag_id="serve_pong")
-        return {"ti": ti, "run_id": run_id, "params": params, "dag": dag, "dag_run": run}
+        return {"ti": ti, "run_id": run_id or self.run_id, "params": params, "dag": dag, "dag_run": run}
 
 
 def make(kind: Callable[..., Any], served: Served, **more: Any) -> Any:
@@ -69,7 +70,7 @@ def make(kind: Callable[..., Any], served: Served, **more: Any) -> Any:
         return kind(task_id="task", served=served, **more)
 
 
-def open_window(airflow: Airflow, served: Served, run_id: str = "r1", run_type: str = "manual", **params: Any) -> Any:
+def open_window(airflow: Airflow, served: Served, run_id: str = "", run_type: str = "manual", **params: Any) -> Any:
     return make(OpenWindowSensor, served).execute(airflow.context("open_window", run_id, run_type, **params))
 
 
