@@ -35,7 +35,7 @@ doctor: setup ## Check the current cluster for what Airfreight needs
 
 ##@ Test
 
-test: setup ## Lint, unit, integration and end-to-end tests, with minutes per part; 41 minutes, and on a fresh machine the build of the cluster goes on meanwhile
+test: setup ## Lint, unit, integration and end-to-end tests, with minutes per part; 44 minutes, and on a fresh machine the build of the cluster goes on meanwhile
 	@$(PYTHON) -m tests.run
 
 test-full: setup ## `test`, and the slow ones: gates, releases, windows, egress, delivery modes, crashes, set-up on a bare PATH
