@@ -40,8 +40,22 @@ class Finding:
         return f"{self.kind:<8} {self.path}{' ' if self.reason else ''}{self.reason}"
 
 
+class Found:
+    """What a reading found wrong, by its kind."""
+
+    findings: tuple[Finding, ...]
+
+    def paths(self, kind: str) -> list[str]:
+        """Return the paths of one kind of finding."""
+        return [finding.path for finding in self.findings if finding.kind == kind]
+
+    def counts(self, *kinds: str) -> str:
+        """Return how many there are of some kinds, as "1 wrong, 0 missing"."""
+        return ", ".join(f"{len(self.paths(kind))} {kind}" for kind in kinds)
+
+
 @dataclass(frozen=True)
-class Verification:
+class Verification(Found):
     """What was found.
 
     Attributes:
@@ -55,10 +69,6 @@ class Verification:
     manifest: Manifest
     findings: tuple[Finding, ...]
     read_bytes: int
-
-    def paths(self, kind: str) -> list[str]:
-        """Return the paths of one kind of finding."""
-        return [finding.path for finding in self.findings if finding.kind == kind]
 
     def result(self) -> dict[str, object]:
         """Return the fields of a command's result."""
@@ -79,7 +89,7 @@ class Verification:
             IntegrityError: it is not; one sentence that counts.
         """
         if self.findings:
-            counts = ", ".join(f"{len(self.paths(kind))} {kind}" for kind in ("wrong", "missing", "extra"))
+            counts = self.counts("wrong", "missing", "extra")
             remedy = "take out the files named above"
             if self.artifact.startswith("oci://"):
                 remedy = "remove the image, have the registry's disks checked,"

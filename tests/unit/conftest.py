@@ -10,6 +10,11 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+from tests.standins.registry import Registry  # which knows nothing of Airflow
 
 for name in [name for name in os.environ if name.startswith("AIRFLOW_")]:
     del os.environ[name]
@@ -25,3 +30,17 @@ def _remove(owner: int = os.getpid()) -> None:
 
 # Before Airflow's own, so that it is called after them: they write there.
 atexit.register(_remove)
+
+
+@pytest.fixture
+def here() -> Iterator[Registry]:
+    """The registry that an image is mirrored from."""
+    with Registry() as registry:
+        yield registry
+
+
+@pytest.fixture
+def there() -> Iterator[Registry]:
+    """The registry that it is mirrored to."""
+    with Registry() as registry:
+        yield registry

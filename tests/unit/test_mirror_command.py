@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +28,6 @@ CONFIG = 37
 MIB = 1024 * 1024
 
 Line = Callable[..., dict[str, Any]]
-
-
-@pytest.fixture
-def here() -> Iterator[Registry]:
-    with Registry() as registry:
-        yield registry
-
-
-@pytest.fixture
-def there() -> Iterator[Registry]:
-    with Registry() as registry:
-        yield registry
 
 
 @pytest.fixture

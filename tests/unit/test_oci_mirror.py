@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +38,6 @@ FAST = Patience(base=0.001, longest=0.01)
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirror_module, "ROOM", 2 * MIB)
-
-
-@pytest.fixture
-def here() -> Iterator[Registry]:
-    with Registry() as registry:
-        yield registry
-
-
-@pytest.fixture
-def there() -> Iterator[Registry]:
-    with Registry() as registry:
-        yield registry
 
 
 @pytest.fixture

@@ -19,12 +19,12 @@ from airfreight.retry import Patience
 from airfreight.stores.oci.contents import Blob, Contents, Reading, contents
 from airfreight.stores.oci.reference import OciImage
 from airfreight.stores.oci.registry import Repository
-from airfreight.verify import Finding
+from airfreight.verify import Finding, Found
 
 
 @dataclass(frozen=True)
-class ImageCheck:
-    """What was found.
+class ImageCheck(Found):
+    """What was found; the path of a finding is a digest.
 
     Attributes:
         image: by its digest.
@@ -37,10 +37,6 @@ class ImageCheck:
     contents: Contents
     findings: tuple[Finding, ...]
     read_bytes: int
-
-    def paths(self, kind: str) -> list[str]:
-        """Return the digests of one kind of finding."""
-        return [finding.path for finding in self.findings if finding.kind == kind]
 
     def result(self) -> dict[str, object]:
         """Return the fields of a command's result."""
@@ -64,7 +60,7 @@ class ImageCheck:
             IntegrityError: it is not; one sentence that counts.
         """
         if self.findings:
-            counts = ", ".join(f"{len(self.paths(kind))} {kind}" for kind in ("wrong", "missing"))
+            counts = self.counts("wrong", "missing")
             raise IntegrityError(
                 f"{self.image} is not what its digest says of {len(self.contents.blobs)} blobs ({counts}): remove the "
                 "image, have the registry's disks checked, and copy it there again."
